@@ -12,6 +12,7 @@ class Exit(IntEnum):
     USAGE = 64
     DAMAGED = 65
     ADDRESS_IN_USE = 69
+    UNAVAILABLE = 69  # the same to a script: the broker cannot be talked to
     BUG = 70
     STORAGE_FAILED = 74
     DATA_DIR_IN_USE = 75
@@ -150,3 +151,25 @@ class HeldTooLong(ProtocolError):
     """A SEND could not be admitted: the memory budget is used up and stayed so."""
 
     summary = "broker is over its memory limit"
+
+
+class Unreachable(StompdError):
+    """A command could not connect to the broker. The text names the address and what to try."""
+
+    exit_code = Exit.UNAVAILABLE
+
+
+class ConnectionLost(StompdError):
+    """The broker went away, or stopped answering, in the middle of a command. The text says what is now unsure."""
+
+    exit_code = Exit.UNAVAILABLE
+
+
+class RefusedByBroker(StompdError):
+    """The broker answered a command's frame with ERROR. `receipt_id` is that frame's receipt, where it had one."""
+
+    exit_code = Exit.UNAVAILABLE
+
+    def __init__(self, detail: str, receipt_id: str | None = None) -> None:
+        super().__init__(detail)
+        self.receipt_id = receipt_id

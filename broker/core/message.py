@@ -1,0 +1,63 @@
+"""The message, and the envelope that messages of one sender and header block share."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from broker.journal import Segment
+
+SETTLED: Final = -1  # as `deliveries`: acknowledged late, still listed where it was last put
+
+
+class Envelope:
+    """What messages share: where they were sent and their common headers.
+
+    destination: as the sender wrote it. head: header lines as they go out, in the sender's order, escaped as STOMP 1.2
+    does. stamp: arrival in Unix ms, 0 where the sender gave a `timestamp` of its own. prefix: what stands before `seq` in a
+    message-id. extra: headers that the broker adds, e.g. those of a dead letter. wire: kept for the session, which
+    writes the lines once per protocol version.
+    """
+
+    __slots__ = ("destination", "extra", "head", "prefix", "stamp", "wire")
+
+    def __init__(
+        self,
+        destination: str,
+        head: bytes,
+        stamp: int,
+        prefix: bytes,
+        extra: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        self.destination = destination
+        self.head = head
+        self.stamp = stamp
+        self.prefix = prefix
+        self.extra = extra
+        self.wire: dict[int, Any] = {}
+
+
+class Message:
+    """One message. A plain slotted class: there may be a million of them.
+
+    seq:        given at acceptance, kept wherever the message moves; gives its place in a queue.
+    own:        header lines of this message alone, or b"".
+    segment:    where its record lies; None where it is in memory only (`persistent:false`, topics).
+    deliveries: how often a client may have got it before, not counting the delivery under way; or SETTLED.
+    failures:   how many of those count towards the dead-letter queue.
+    """
+
+    __slots__ = ("body", "deliveries", "envelope", "failures", "own", "segment", "seq")
+
+    def __init__(self, seq: int, body: bytes, own: bytes, envelope: Envelope, segment: Segment | None) -> None:
+        self.seq = seq
+        self.body = body
+        self.own = own
+        self.envelope = envelope
+        self.segment = segment
+        self.deliveries = 0
+        self.failures = 0
+
+    @property
+    def id(self) -> bytes:
+        """The message-id: unique for ever, made of [0-9a-z-] only."""
+        return b"%b%d" % (self.envelope.prefix, self.seq)

@@ -1,0 +1,166 @@
+"""A queue: where each of its messages is (pending, ready, returned, in flight) and in which order."""
+
+from __future__ import annotations
+
+from collections import deque
+from heapq import heappop, heappush
+from typing import Final, Protocol
+
+from broker.core.message import SETTLED, Message
+from broker.core.subscription import AckMode, Subscription
+
+MARK_STEP: Final = 1000  # how far the delivered mark runs ahead, in seqs, at least
+
+
+class MarkKeeper(Protocol):
+    def ask_mark(self, queue: Queue, seq: int) -> None:
+        """Journal that messages up to `seq` may have been delivered; `queue.mark` follows when it is durable."""
+
+
+class Queue:
+    """One durable FIFO.
+
+    ready:    never delivered, in order of seq.
+    returned: delivered before, as a heap of (seq, message). All of it comes before `ready`: what was delivered
+              stood in front of what was not.
+    pending:  how many accepted messages are not visible yet (their record is not synced).
+    mark:     the delivered high-water mark (reliability.md 2.7): after a crash every message up to it counts as
+              delivered. It is durable before a first delivery crosses it.
+    owner:    the token of the connection that a temporary queue belongs to, "" for others.
+    """
+
+    __slots__ = (
+        "_turn", "gone", "idle_since", "in_flight", "key", "late", "mark", "mark_asked", "mark_segment", "name",
+        "owner", "pending", "ready", "returned", "step", "subscriptions",
+    )  # fmt: skip
+
+    def __init__(self, name: str, owner: str = "") -> None:
+        self.name = name
+        self.key = name.encode()
+        self.owner = owner
+        self.ready: deque[Message] = deque()
+        self.returned: list[tuple[int, Message]] = []
+        self.pending = 0
+        self.in_flight = 0
+        self.late = 0  # messages marked SETTLED that are still in `returned` or in a subscription's in_flight
+        self.mark = 0
+        self.mark_asked = 0
+        self.mark_segment = 0  # the number of the segment that holds the newest mark
+        self.step = MARK_STEP
+        self.subscriptions: list[Subscription] = []
+        self._turn = 0
+        self.idle_since = 0.0
+        self.gone = False
+
+    @property
+    def waiting(self) -> int:
+        """Messages that a consumer could get now."""
+        return len(self.returned) + len(self.ready)
+
+    @property
+    def in_use(self) -> bool:
+        return bool(self.waiting or self.pending or self.in_flight or self.subscriptions)
+
+    def attach(self, subscription: Subscription) -> None:
+        subscription.queue = self
+        self.subscriptions.append(subscription)
+        self._set_step()
+
+    def detach(self, subscription: Subscription) -> None:
+        at = self.subscriptions.index(subscription)
+        del self.subscriptions[at]
+        if at < self._turn:
+            self._turn -= 1
+        self._set_step()
+
+    def _set_step(self) -> None:
+        # The mark must not be what consumers wait for: it runs ahead by a few times what they can hold.
+        held = sum(min(s.prefetch, MARK_STEP) for s in self.subscriptions if s.ack is not AckMode.AUTO)
+        held += MARK_STEP * sum(s.ack is AckMode.AUTO for s in self.subscriptions)
+        self.step = max(MARK_STEP, 4 * held)
+
+    def put_back(self, message: Message) -> None:
+        """To its old place, as one that was delivered before."""
+        if message.deliveries == SETTLED:
+            self.late -= 1
+        else:
+            heappush(self.returned, (message.seq, message))
+
+    def dispatch(self, keeper: MarkKeeper) -> None:
+        """Hand out what waits: to each subscription that is able a fair share, round robin."""
+        while waiting := len(self.returned) + len(self.ready):
+            able = [s for s in self.subscriptions if s.credit > 0 and s.outlet.room > 0]
+            if not able:
+                return
+            subscriptions = self.subscriptions
+            turn = self._turn % len(subscriptions)
+            if turn and len(able) > 1:
+                # Whoever comes after the one that was served last.
+                rotated = subscriptions[turn:] + subscriptions[:turn]
+                able = [s for s in rotated if s.credit > 0 and s.outlet.room > 0]
+            left = len(able)
+            for subscription in able:
+                batch = self._take(min(-(-waiting // left), subscription.credit), keeper)
+                if not batch:
+                    return
+                taken = subscription.outlet.deliver(subscription, batch)
+                if taken < len(batch):
+                    self._undo(batch[taken:])
+                subscription.credit -= taken
+                self.in_flight += taken
+                self._turn = subscriptions.index(subscription) + 1
+                waiting = len(self.returned) + len(self.ready)
+                if not waiting:
+                    return
+                left -= 1
+
+    def _take(self, count: int, keeper: MarkKeeper) -> list[Message]:
+        """Up to `count` from the front; none where the mark has to become durable first."""
+        if self.returned:
+            return self._take_returned(count)
+        ready = self.ready
+        if count >= len(ready):
+            batch = list(ready)
+            ready.clear()
+        else:
+            popleft = ready.popleft
+            batch = [popleft() for _ in range(count)]
+        if batch[-1].seq + (self.step >> 1) > self.mark_asked:
+            batch = self._within_mark(batch, keeper)
+        return batch
+
+    def _take_returned(self, count: int) -> list[Message]:
+        batch: list[Message] = []
+        while self.returned and len(batch) < count:
+            message = heappop(self.returned)[1]
+            if message.deliveries == SETTLED:
+                self.late -= 1
+            else:
+                batch.append(message)
+        return batch
+
+    def _within_mark(self, batch: list[Message], keeper: MarkKeeper) -> list[Message]:
+        """Keep back what is beyond the durable mark, and ask for the next mark before consumers have to wait for it.
+
+        Messages in memory only may always go: a crash ends them.
+        """
+        highest = 0
+        for at, message in enumerate(batch):
+            if message.segment is not None:
+                highest = message.seq
+                if highest > self.mark:
+                    highest = batch[-1].seq
+                    self.ready.extendleft(reversed(batch[at:]))
+                    batch = batch[:at]
+                    break
+        if highest and highest + (self.step >> 1) > self.mark_asked:
+            keeper.ask_mark(self, highest + self.step)
+        return batch
+
+    def _undo(self, batch: list[Message]) -> None:
+        """What an outlet did not take goes back as if it had not been touched."""
+        if batch[0].deliveries:
+            for message in batch:
+                heappush(self.returned, (message.seq, message))
+        else:
+            self.ready.extendleft(reversed(batch))

@@ -1,0 +1,82 @@
+"""What the journal hands to the writer: steps in the order in which they must reach the disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from broker.journal.segment import Segment
+
+
+class StorageSettings(Protocol):
+    """The part of the configuration that the journal reads."""
+
+    @property
+    def fsync(self) -> str:
+        """ "always", "interval" or "never"."""
+
+    @property
+    def interval(self) -> float:
+        """Seconds between syncs where fsync is "interval"."""
+
+    @property
+    def segment_size(self) -> int:
+        """Bytes of a segment, its header included."""
+
+
+@dataclass(slots=True)
+class Append:
+    """Put `buffers` into `segment` from `offset` on; `size` bytes in all."""
+
+    segment: Segment
+    offset: int
+    buffers: list[bytes]
+    size: int = 0
+
+    @property
+    def past_half(self) -> bool:
+        """Whether the segment is more than half full behind it."""
+        return 2 * (self.offset + self.size) > self.segment.size
+
+
+@dataclass(slots=True)
+class Roll:
+    """`segment` takes over, with `header`. `old`, None at a start, is synced before the new file gets its
+    name.
+    """
+
+    old: Segment | None
+    segment: Segment
+    header: bytes
+
+
+class Batch:
+    """Records that become durable together.
+
+    first_lsn, last_lsn: what is in it. sync: whether it ends with a sync. synced_lsn: highest LSN that is
+    on the medium when the batch is done. unlink: segments to remove after the sync, oldest first. prepare:
+    (path, bytes) of a segment to make ready for the next roll, or None.
+    """
+
+    __slots__ = (
+        "first_lsn",
+        "last_lsn",
+        "must_sync",
+        "prepare",
+        "size",
+        "steps",
+        "sync",
+        "synced_lsn",
+        "unlink",
+    )
+
+    def __init__(self, first_lsn: int) -> None:
+        self.steps: list[Append | Roll] = []
+        self.first_lsn = first_lsn
+        self.last_lsn = first_lsn - 1
+        self.size = 0
+        self.must_sync = False
+        self.sync = False
+        self.synced_lsn = 0
+        self.unlink: list[Segment] = []
+        self.prepare: tuple[str, int] | None = None

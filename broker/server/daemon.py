@@ -1,0 +1,245 @@
+"""The daemon: opens the doors in order, recovers, serves, and stops in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import gc
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+
+from broker import __version__
+from broker.admin import Phase
+from broker.budget import Budget
+from broker.config import Address, Settings
+from broker.core import Broker, Replay
+from broker.errors import AddressInUse, ConfigError, Exit, StompdError, StorageFailed
+from broker.journal import Journal, Log, Writer, open_log
+from broker.server.connection import Connection
+from broker.server.doorkeeper import Doorkeeper
+from broker.server.http import HttpConnection
+from broker.server.hub import Hub
+from broker.server.logs import EventLog
+from broker.system import SystemClock, SystemDisk, SystemRng
+
+FILES_SPARE = 128  # descriptors kept for the log, HTTP and whatever the interpreter needs
+GRACE = 2.0  # s; how long a stop waits for consumers to acknowledge what they have
+GC_THRESHOLD = 50_000  # allocations between collections: messages come by the thousand and hold no circles
+LAST_WORDS = 2.0  # s; how long clients have to take the ERROR after a storage failure
+
+
+class Daemon:
+    """One run of the broker, from the lock to the last sync."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.clock = SystemClock()
+        self.events = EventLog(self.clock, settings.log)
+        self.phase = Phase.RECOVERING
+        self._stop = asyncio.Event()
+        self._stop_at_once = False
+        self._failure: BaseException | None = None
+        self._servers: list[asyncio.Server] = []
+        self._hub: Hub | None = None
+
+    async def run(self) -> int:
+        """Returns the exit code. Raises StompdError where the start is refused."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled, number)
+        settings = self.settings
+        open_http: set[HttpConnection] = set()
+        log: Log | None = None
+        try:
+            log = open_log(SystemDisk(), settings.data_dir, settings.storage, self.clock, SystemRng())
+            http = await self._listen(
+                settings.http.listen,
+                lambda: HttpConnection(lambda: self.phase, open_http, settings.limits.http_connections),
+                "http.listen",
+            )
+            began = self.clock.monotonic()
+            recovery = loop.run_in_executor(None, self._recover, log)
+            replay, journal, writer = await recovery
+            hub = self._make_hub(replay, journal, writer, clean=log.summary.clean)
+            most = min(settings.limits.connections, _file_limit() - FILES_SPARE)
+            doorkeeper = Doorkeeper(settings.limits, max(most, 1), self.events)
+            took = self.clock.monotonic() - began
+            stomp = await self._listen(settings.stomp.listen, lambda: Connection(hub, doorkeeper), "stomp.listen")
+            self._announce(log, replay, stomp, http, took)
+            # What is there now stays: the collector need not look at it again.
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(GC_THRESHOLD)
+            self.phase = Phase.READY
+            hub.wake()
+            await self._stop.wait()
+            return await self._end(hub)
+        finally:
+            for server in self._servers:
+                server.close()
+            if log is not None:
+                log.close()
+
+    def _recover(self, log: Log) -> tuple[Replay, Journal, Writer]:
+        replay = Replay(log.log_id)
+        told = self.clock.monotonic()
+        count = 0
+        for record in log.replay():
+            replay.apply(record)
+            count += 1
+            if not count & 0xFFF and self.clock.monotonic() - told >= 1.0:
+                told = self.clock.monotonic()
+                self.events.event("info", "recovering", f"{count:,} records read, {replay.message_count:,} messages so far")
+        journal, writer = log.start()
+        return replay, journal, writer
+
+    def _make_hub(self, replay: Replay, journal: Journal, writer: Writer, *, clean: bool) -> Hub:
+        budget = Budget(self.settings.memory.limit)
+        broker = Broker(self.settings, self.clock, journal, budget, self.events)
+        replay.finish(broker, clean=clean)
+        hub = Hub(self.settings, self.clock, SystemRng(), self.events, broker, writer, self._failed)
+        self._hub = hub
+        return hub
+
+    async def _listen(
+        self, addresses: tuple[Address, ...], factory: Callable[[], asyncio.BaseProtocol], key: str
+    ) -> list[str]:
+        """Open listeners; returns their addresses as they are. Raises AddressInUse, ConfigError."""
+        loop = asyncio.get_running_loop()
+        found: list[str] = []
+        default = len(addresses) > 1 and key not in self.settings.origins
+        for address in addresses:
+            try:
+                server = await loop.create_server(factory, address.host, address.port, backlog=1024)
+            except OSError as error:
+                if default and address.host == "::1" and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    continue  # a machine without IPv6; nobody asked for it by name
+                if error.errno == errno.EADDRINUSE:
+                    raise AddressInUse(f"{key}: {address} is in use by another process") from error
+                raise ConfigError(f"{key}: cannot listen on {address}: {os.strerror(error.errno or 0)}") from error
+            self._servers.append(server)
+            for sock in server.sockets:
+                host, port = sock.getsockname()[:2]
+                found.append(str(Address(host, port)))
+        return found
+
+    def _announce(self, log: Log, replay: Replay, stomp: list[str], http: list[str], took: float) -> None:
+        events, summary = self.events, log.summary
+        count = replay.message_count
+        queues = len(self._hub.broker.queues) if self._hub else 0
+        how = "after a clean stop" if summary.clean else "after a stop that was not clean" if summary.records else "empty"
+        events.event(
+            "info",
+            "recovered",
+            f"{count:,} messages in {queues:,} queues from {summary.bytes:,} bytes of log in {took:.2f} s, {how}",
+            data=os.path.abspath(self.settings.data_dir),
+        )
+        if summary.torn_bytes:
+            events.event(
+                "warning",
+                "torn-tail",
+                f"{summary.torn_bytes:,} bytes at the end of the log were never receipted and are left out",
+            )
+        if self.settings.storage.fsync != "always":
+            events.event(
+                "warning", "fsync", f'storage.fsync is "{self.settings.storage.fsync}": receipts leave before the sync'
+            )
+        events.event(
+            "info",
+            "listening",
+            f"stompd {__version__} is ready: STOMP on {', '.join(stomp)}; health on {', '.join(http) or 'no address'}",
+            pid=os.getpid(),
+        )
+
+    # --- the end ------------------------------------------------------------------------------------------------------------
+
+    def _signalled(self, number: int) -> None:
+        if self._stop.is_set():
+            self._stop_at_once = True
+        else:
+            self.events.event("info", "stopping", f"{signal.Signals(number).name} received", pid=os.getpid())
+        self._stop.set()
+        if self._hub is None:
+            # Still recovering: nothing was changed yet, nobody is connected.
+            self.events.event("info", "stopped", "stopped before the recovery was done")
+            os._exit(Exit.OK)
+
+    def _failed(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+            self.phase = Phase.FAILED
+            self._stop.set()
+
+    async def _end(self, hub: Hub) -> int:
+        for server in self._servers:
+            server.close()
+        if self._failure is None:
+            self.phase = Phase.DRAINING
+            await self._drain(hub)
+        if self._failure is not None:
+            return await self._end_failed(hub, self._failure)
+        hub.stop_storage()
+        self.events.event("info", "stopped", "everything is synced")
+        self.events.flush()
+        return Exit.OK
+
+    async def _drain(self, hub: Hub) -> None:
+        """Let consumers acknowledge what they have, answer what was asked, return the rest, sync."""
+        hub.stopping = True
+        deadline = self.clock.monotonic() + self.settings.shutdown.drain
+        broker = hub.broker
+        broker.draining = True
+        await self._until(lambda: broker.in_flight == 0, min(deadline, self.clock.monotonic() + GRACE))
+        hub.close_all()
+        await self._until(lambda: not hub.connections, deadline)
+        for connection in list(hub.connections.values()):
+            connection.refuse()
+        await self._until(lambda: not hub.connections, self.clock.monotonic() + 1.0)
+        if self._failure is None:
+            broker.stop()
+            hub.wake()
+            await self._until(lambda: hub.idle, self.clock.monotonic() + 60.0)
+
+    async def _until(self, done: Callable[[], bool], deadline: float) -> None:
+        while not done() and not self._stop_at_once and self._failure is None and self.clock.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+
+    async def _end_failed(self, hub: Hub, failure: BaseException) -> int:
+        self.events.event("error", "failed", f"the broker stops: {failure}")
+        if not isinstance(failure, StorageFailed):
+            hub.report(failure)
+        deadline = self.clock.monotonic() + LAST_WORDS
+        while hub.connections and self.clock.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        self.events.flush()
+        return failure.exit_code if isinstance(failure, StompdError) else Exit.BUG
+
+
+def _file_limit() -> int:
+    """How many files this process may open; the soft limit is raised as far as it goes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    return soft if soft != resource.RLIM_INFINITY else 1 << 20
+
+
+def run(settings: Settings) -> int:
+    """Run the broker until it is told to stop; returns the exit code. Raises StompdError where the start is refused."""
+    if sys.platform == "win32":
+        raise ConfigError("stompd runs on Linux and macOS: Windows has no flush that a receipt could promise")
+    os.umask(0o077)
+
+    async def main() -> int:
+        return await Daemon(settings).run()
+
+    code = asyncio.run(main())
+    if code in (Exit.STORAGE_FAILED, Exit.BUG):
+        # A thread may hang in a call to a dying disk; it must not keep the process.
+        os._exit(code)
+    return code

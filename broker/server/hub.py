@@ -1,0 +1,174 @@
+"""The turn of the loop: the broker's jobs, the storage thread, and what goes out to every connection."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from broker.budget import Budget
+from broker.config import Settings
+from broker.core import Broker, Timer, Write
+from broker.errors import StorageFailed
+from broker.journal import Batch, Writer
+from broker.server.logs import EventLog
+from broker.server.storage import StorageThread
+from broker.session import Session
+from broker.system import Clock, Rng
+
+if TYPE_CHECKING:
+    from broker.server.connection import Connection
+
+JOURNAL_HIGH = 16 << 20  # bytes waiting for the disk; above this nothing more is read until a batch is done
+
+
+class Hub:
+    """Owns the connections and decides when the broker's turn comes: once per turn of the loop in which anything came.
+
+    `failed` is called once, with what ended the broker.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        rng: Rng,
+        events: EventLog,
+        broker: Broker,
+        writer: Writer,
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.rng = rng
+        self.events = events
+        self.broker = broker
+        self.budget: Budget = broker.budget
+        self.output = self.budget.account("output")
+        self.connections: dict[Session, Connection] = {}
+        self.dirty: list[Session] = []  # sessions with output
+        self.stopping = False
+        self._held: dict[Connection, None] = {}  # not read for now: the journal's queue is long, or the budget is used up
+        self._loop = asyncio.get_running_loop()
+        self._scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._failed = failed
+        self._storage = StorageThread(writer, self._loop, self._written, self.crash)
+        self._journal_high = min(JOURNAL_HIGH, settings.memory.limit // 4)
+
+    def wake(self) -> None:
+        """Something happened: have a turn after the sockets that are ready now have been read."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._turn)
+
+    @property
+    def congested(self) -> bool:
+        return self.broker.journal.queued > self._journal_high
+
+    def hold(self, connection: Connection) -> None:
+        """Do not read from it before there is room again."""
+        self._held[connection] = None
+        connection.pause()
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        try:
+            for job in self.broker.turn():
+                if isinstance(job, Write):
+                    self._storage.put(job.batch)
+                else:
+                    self._arm(job)
+            self._flush()
+            if self._held:
+                self._release()
+        except StorageFailed as error:
+            self.storage_failed(error)
+        except Exception as error:
+            self.crash(error)
+
+    def _flush(self) -> None:
+        dirty = self.dirty
+        if dirty:
+            sessions = dirty.copy()
+            dirty.clear()
+            connections = self.connections
+            for session in sessions:
+                if (connection := connections.get(session)) is not None:
+                    connection.flush()
+
+    def _release(self) -> None:
+        if self.congested:
+            return
+        now = self.clock.monotonic()
+        held, self._held = self._held, {}
+        for connection in held:
+            connection.session.release(now)
+            if connection.session.paused:
+                self._held[connection] = None
+            else:
+                connection.resume()
+
+    def _arm(self, timer: Timer) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(timer.due, self._tick)
+
+    def _tick(self) -> None:
+        try:
+            self.broker.tick()
+        except StorageFailed as error:
+            self.storage_failed(error)
+        self.events.flush()
+        self.wake()
+
+    def _written(self, batch: Batch, error: OSError | None) -> None:
+        try:
+            self.broker.written(batch, error)
+        except StorageFailed as failure:
+            self.storage_failed(failure)
+            return
+        except Exception as failure:
+            self.crash(failure)
+            return
+        if self.broker.journal.failed is not None:
+            self.storage_failed(self.broker.journal.failed)
+        else:
+            # At once and not in the next turn: receipts have waited long enough.
+            self._turn()
+
+    def storage_failed(self, error: StorageFailed) -> None:
+        """No receipt leaves from here on; everyone who waits for one hears it."""
+        for session in list(self.connections):
+            session.storage_failed(error)
+        self._flush()
+        self._failed(error)
+
+    def report(self, error: BaseException) -> None:
+        """A bug of ours, for the log: where it happened, without any values."""
+        trace = "; ".join(
+            f"{frame.filename.rpartition('broker')[2].lstrip('/')}:{frame.lineno} {frame.name}"
+            for frame in traceback.extract_tb(error.__traceback__)
+        )
+        self.events.event("error", "trace", trace, kind=type(error).__name__)
+
+    def crash(self, error: BaseException) -> None:
+        """A bug of ours in the broker itself: its state cannot be trusted any more. What was receipted is on disk."""
+        self._failed(error)
+
+    def close_all(self) -> None:
+        """Say the last words to every connection, then close it."""
+        for session in list(self.connections):
+            session.shut_down(innocent=True)
+        self._flush()
+
+    def stop_storage(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._storage.stop()
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything that was appended is on the medium."""
+        return self.broker.journal.failed is not None or self.broker.journal.queued == 0

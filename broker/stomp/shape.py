@@ -1,0 +1,249 @@
+"""The fast path for SENDs: a frame that looks like one before it, but for a few values, is cut out by those places.
+
+A shape is the bytes of a frame's header with holes in it. It is made from a frame that the general path has parsed
+and checked, so its constant bytes need no second look; only what fills the holes does, once for a whole run. On any
+doubt the shape stops in front of the frame in question and the general path decides.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from broker.errors import BadEscape
+from broker.stomp.escapes import unescape
+from broker.stomp.frames import Block, Version
+from broker.stomp.half import RUN_MESSAGES, Half, Item, emit_sends
+from broker.stomp.headers import parse_content_length
+from broker.stomp.limits import WireLimits
+
+HOLE_BYTES: Final = 256  # a longer value goes the general way
+SIZES: Final = 1024  # content-lengths remembered for a shape
+# What needs no look in any version: printable ASCII but backslash and colon. A space is trimmed in 1.0.
+SAFE: Final = bytes(octet for octet in range(0x20, 0x7F) if octet not in b"\\:")
+SAFE_IN_1_0: Final = SAFE.replace(b" ", b"")
+
+Hole = tuple[int, str, str]  # line, name, and "receipt", "size" or "own"
+
+
+def is_sound(value: bytes, version: Version) -> bool:
+    """Whether a raw value may stand as it is but for its colons; False also where that takes a closer look."""
+    if b"\n" in value or b"\r" in value or b"\0" in value:
+        return False
+    if version is Version.V1_0 and (b"\\" in value or b" " in value):
+        return False
+    try:
+        unescape(value.decode(), version)
+    except (UnicodeDecodeError, BadEscape):
+        return False
+    return True
+
+
+class Shape:
+    """What SENDs of one kind look like. `after` is the shape that last followed this one.
+
+    Frames are taken in batches: small ones after a doubt, so that frames which are looked at here and then left to the
+    general path are never many (the work stays linear), growing again while all goes well.
+    """
+
+    __slots__ = (
+        "_batch", "_body_limit", "_eol", "_gap", "_holes", "_own_at", "_own_form", "_receipt_at", "_safe", "_size",
+        "_size_at", "_sizes", "_tail", "_version", "_window", "after", "block", "lead",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        version: Version,
+        limits: WireLimits,
+        block: Block,
+        lines: list[bytes],
+        holes: list[tuple[int, str, str]],
+        eol: bytes,
+        size: int,
+    ) -> None:
+        """`lines`: the raw header lines without line ends. `holes`: (line, name, kind) in frame order, where kind is
+        "receipt", "size" or "own". `size`: the content-length where it is no hole, -1 where there is none.
+        """
+        self.block = block
+        self.after: Shape | None = None
+        self._version = version
+        self._safe = SAFE_IN_1_0 if version is Version.V1_0 else SAFE
+        self._body_limit = limits.body
+        self._batch = 4
+        self._eol = eol
+        self._size = size
+        self._sizes: dict[bytes, int] = {}
+        segments = [b"SEND" + eol]
+        kinds = [kind for _, _, kind in holes]
+        at = {line for line, _, _ in holes}
+        longest = 0
+        for number, line in enumerate(lines):
+            if number in at:
+                prefix = line[: line.index(b":") + 1]
+                longest = max(longest, len(prefix))
+                segments[-1] += prefix
+                segments.append(eol)
+            else:
+                segments[-1] += line + eol
+        segments[-1] += eol
+        self.lead = segments[0]
+        self._holes = tuple((segment, len(segment)) for segment in segments[1:])
+        # No value that is found within the window can break a limit, so none is looked at again in the loops.
+        fixed = sum(map(len, segments))
+        room = (limits.header_block - fixed) // len(holes) if holes else 0
+        self._window = min(HOLE_BYTES, limits.header_line - longest, room) + len(eol)
+        self._receipt_at = kinds.index("receipt") if "receipt" in kinds else -1
+        self._size_at = kinds.index("size") if "size" in kinds else -1
+        self._own_at = tuple(index for index, kind in enumerate(kinds) if kind == "own")
+        names = [name.encode().replace(b"%", b"%%") for _, name, kind in holes if kind == "own"]
+        self._own_form = b"".join(name + b":%b\n" for name in names)
+        self._gap = b""
+        self._tail = b"\0" + self.lead
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a value of some use fits into a hole without breaking a limit."""
+        return not self._holes or self._window >= 8
+
+    def run(self, buf: bytes, pos: int, gap: bytes, out: list[Item]) -> int:
+        """Take frames from `pos` on, where `lead` was found; returns the place behind the last one taken, else `pos`.
+
+        `gap`: the EOLs that this sender puts between two frames.
+        """
+        if gap != self._gap:
+            self._gap = gap
+            self._tail = b"\0" + gap + self.lead
+        values: list[bytes] = []
+        bodies: list[bytes] = []
+        if len(self._holes) == 1 and self._size >= 0:
+            end = self._take_plain(buf, pos, values, bodies)
+        else:
+            end = self._take(buf, pos, values, bodies)
+        if not bodies:
+            return pos
+        taken = len(bodies)
+        colons = False
+        if values:
+            joined = b"".join(values)
+            if joined.translate(None, self._safe):
+                good = self._sound_frames(values, taken)
+                if good < taken:
+                    end = self._place_of(good, pos, values, bodies)
+                    del values[good * len(self._holes) :], bodies[good:]
+                    if not good:
+                        self._batch = 1
+                        return pos
+                colons = b":" in joined
+        self._batch = min(4 * self._batch, RUN_MESSAGES) if len(bodies) == taken else 1
+        self._emit(values, bodies, colons, out)
+        return end
+
+    def _take_plain(self, buf: bytes, pos: int, values: list[bytes], bodies: list[bytes]) -> int:
+        """The tight loop for one hole and bodies of one size. `p` is always behind a lead that was found."""
+        find, starts = buf.find, buf.startswith
+        add_value, add_body = values.append, bodies.append
+        ((segment, width),) = self._holes
+        eol, window, size, tail = self._eol, self._window, self._size, self._tail
+        step, lead = len(tail), len(self.lead)
+        p = pos + lead
+        for _ in range(self._batch):
+            hole = find(eol, p, p + window)
+            # Where there is no EOL this looks at the last byte (-1), which no segment fits into.
+            if not starts(segment, hole):
+                break
+            body = hole + width
+            end = body + size
+            if starts(tail, end):  # the NUL, and the next frame begins as this one did
+                add_value(buf[p:hole])
+                add_body(buf[body:end])
+                p = end + step
+                continue
+            if end < len(buf) and not buf[end]:
+                add_value(buf[p:hole])
+                add_body(buf[body:end])
+                return end + 1
+            break
+        return p - lead
+
+    def _take(self, buf: bytes, pos: int, values: list[bytes], bodies: list[bytes]) -> int:
+        """The same for any number of holes, and for bodies of each its own size or up to the first NUL."""
+        find, starts = buf.find, buf.startswith
+        add_value, add_body = values.append, bodies.append
+        holes, eol, window, size, sizes = self._holes, self._eol, self._window, self._size, self._sizes
+        size_at, stride = self._size_at - len(holes), len(holes)
+        until_nul = size < 0 and self._size_at < 0
+        tail, step, lead = self._tail, len(self._tail), len(self.lead)
+        p = pos + lead
+        start = pos
+        for _ in range(self._batch):
+            for segment, width in holes:
+                hole = find(eol, p, p + window)
+                if not starts(segment, hole):
+                    break
+                add_value(buf[p:hole])
+                p = hole + width
+            else:
+                if until_nul:
+                    end = find(b"\0", p, p + self._body_limit + 1)
+                    if end < 0:
+                        break
+                elif size >= 0:
+                    end = p + size
+                else:
+                    length = sizes.get(values[size_at])
+                    if length is None:
+                        length = self._new_size(values[size_at])
+                        if length < 0:
+                            break
+                    end = p + length
+                if starts(tail, end):
+                    add_body(buf[p:end])
+                    p = end + step
+                    start = p - lead
+                    continue
+                if end < len(buf) and not buf[end]:
+                    add_body(buf[p:end])
+                    start = end + 1
+            break
+        del values[len(bodies) * stride :]
+        return start
+
+    def _new_size(self, value: bytes) -> int:
+        """A content-length not seen before, -1 where the general path has to refuse it."""
+        if not 0 < len(value) <= 10 or value.translate(None, b"0123456789"):
+            return -1
+        size = parse_content_length(value.decode())
+        if size > self._body_limit:
+            return -1
+        if len(self._sizes) >= SIZES:
+            self._sizes.clear()
+        self._sizes[value] = size
+        return size
+
+    def _sound_frames(self, values: list[bytes], frames: int) -> int:
+        """How many frames from the first on have sound values only."""
+        for index, value in enumerate(values):
+            if value.translate(None, self._safe) and not is_sound(value, self._version):
+                return index // len(self._holes)
+        return frames
+
+    def _place_of(self, frame: int, pos: int, values: list[bytes], bodies: list[bytes]) -> int:
+        """Where in the buffer frame number `frame` of this batch begins."""
+        fixed = len(self.lead) + sum(width for _, width in self._holes) + 1 + len(self._gap)
+        filled = sum(map(len, values[: frame * len(self._holes)]))
+        return pos + frame * fixed + filled + sum(map(len, bodies[:frame]))
+
+    def _emit(self, values: list[bytes], bodies: list[bytes], colons: bool, out: list[Item]) -> None:
+        stride = len(self._holes)
+        canonical = [value.replace(b":", b"\\c") for value in values] if colons else values
+        receipts: list[bytes] | None = None
+        if self._receipt_at >= 0:
+            source = values if self._version is Version.V1_0 else canonical  # 1.0 writes colons as they are
+            receipts = source[self._receipt_at :: stride]
+        owns: list[bytes] | None = None
+        if len(self._own_at) == 1:
+            form = self._own_form
+            owns = [form % value for value in canonical[self._own_at[0] :: stride]]
+        elif self._own_at:
+            form = self._own_form
+            owns = [form % own for own in zip(*(canonical[at::stride] for at in self._own_at), strict=True)]
+        emit_sends(out, self.block, receipts, owns, bodies)
