@@ -168,7 +168,9 @@ class Stompd(Contender):
         return [*self.prefix, sys.executable, *self.python_flags, *serve]
 
     def environment(self) -> dict[str, str]:
-        return os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        # Without the STOMPD_ variables of the caller, which would change its settings.
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("STOMPD_")}
+        return kept | {"PYTHONPATH": str(REPOSITORY)}
 
 
 class Yardstick(Contender):

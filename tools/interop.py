@@ -5,7 +5,7 @@
     python3 tools/interop.py --no-install run with what is there, skipping the rest
     python3 tools/interop.py --peer rabbitmq   the same clients through RabbitMQ's STOMP plugin, to compare
 
-Libraries of Python and JavaScript go into --prefix (STOMPD_INTEROP_DIR or ~/.cache/stompd-interop), those
+Libraries of Python and JavaScript go into --prefix (INTEROP_DIR or ~/.cache/stompd-interop), those
 of Ruby, Perl and PHP come from Debian and need root.
 """
 

@@ -35,6 +35,7 @@ class Connection(asyncio.Protocol):
         self._ending = False
         self._discarded = 0
         self._logged_in = False
+        self._peer_done = False  # it has sent its FIN
         self._paused = False
 
     # --- asyncio ----------------------------------------------------------------------------------------------------------
@@ -82,11 +83,12 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The peer has nothing more to say. What it asked receipts for is still answered (e.g. netcat's end of input)."""
-        if not self._ending:
-            self.session.shut_down(innocent=False)
-            self._hub.wake()
-            return True
-        return False
+        self._peer_done = True
+        if self._ending:
+            return False
+        self.session.shut_down(innocent=False)
+        self._hub.wake()
+        return True
 
     def pause_writing(self) -> None:
         self._clogged = True
@@ -153,7 +155,9 @@ class Connection(asyncio.Protocol):
             return
         self._ending = True
         self.resume()
-        if self._transport.can_write_eof():
+        if self._peer_done:
+            self._transport.close()
+        elif self._transport.can_write_eof():
             with contextlib.suppress(OSError):
                 self._transport.write_eof()
         self._end_after(LINGER_STUCK if self._clogged else LINGER)

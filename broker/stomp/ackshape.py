@@ -31,7 +31,10 @@ class AckShape:
 
     __slots__ = ("_gap", "_headers", "_most", "_safe", "_sep", "_tail", "_window", "lead")
 
-    def __init__(self, version: Version, lead: bytes, tail: bytes, most: int, headers: dict[str, str]) -> None:
+    def __init__(
+        self, version: Version, lead: bytes, tail: bytes, most: int, headers: dict[str, str]
+    ) -> None:
+        """`most`: bytes of an id at most; what is longer goes the general way."""
         self.lead = lead
         self._tail = tail
         self._most = most
@@ -45,14 +48,17 @@ class AckShape:
         return tail == self._tail
 
     def run(self, buf: bytes, pos: int, gap: bytes, out: list[Item]) -> int:
-        """Take ACKs from `pos` on, where `lead` was found; returns the place behind the last one taken, else `pos`."""
+        """Take ACKs from `pos` on, where `lead` was found; `gap`: the EOLs that this sender puts between two.
+
+        Returns the place behind the last one taken, else `pos`.
+        """
         if gap != self._gap:
             self._gap = gap
             self._sep = self._tail + gap + self.lead
         lead, sep, tail = len(self.lead), self._sep, self._tail
         p = pos + lead
         ids: list[bytes] = []
-        # First at the next frame only, else ACK, SEND, ACK, SEND would look through the same window again and again.
+        # First at the next frame only: ACK, SEND, ACK, SEND must not look through a window for each ACK.
         end = buf.find(tail, p, p + self._most + len(tail))
         while end >= 0 and buf.startswith(sep, end):
             piece = buf[p : p + self._window]
@@ -102,7 +108,10 @@ class AckMemory:
         self._shapes: list[AckShape] = []
 
     def run(self, buf: bytes, pos: int, gap: bytes, out: list[Item]) -> int:
-        """Take ACKs from `pos` on that look like earlier ones; returns the place behind them, `pos` where none does."""
+        """Take ACKs from `pos` on that look like earlier ones.
+
+        Returns the place behind the last one taken, `pos` where none looks so.
+        """
         for shape in self._shapes:
             if buf.startswith(shape.lead, pos):
                 end = shape.run(buf, pos, gap, out)

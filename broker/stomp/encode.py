@@ -32,9 +32,9 @@ def _line(name: str, value: str, version: Version | None) -> bytes | None:
 def encode(version: Version, command: str, headers: Iterable[tuple[str, str]], body: bytes = b"") -> bytes:
     """One whole frame, with its NUL.
 
-    `content-length` is written where there is a body and nowhere else; one in `headers` is left out. So is a header
-    that the version has no way to write: an empty name, a NUL, and (in 1.0, CONNECT and CONNECTED, which have no
-    escapes) a line end, or a colon in the name.
+    `content-length` is written where there is a body and nowhere else; one in `headers` is left out. So is a
+    header that the version has no way to write: an empty name, a NUL, and (in 1.0, CONNECT and CONNECTED,
+    which have no escapes) a line end, or a colon in the name.
     """
     lines = None if command in ("CONNECT", "CONNECTED") else version
     parts = [command.encode(), b"\n"]
@@ -57,8 +57,8 @@ def canonical_lines(pairs: Iterable[tuple[str, str]]) -> bytes:
 def lines_for(version: Version, canonical: bytes) -> tuple[bytes, int]:
     """Canonical lines as `version` writes them, and how many headers had to be dropped.
 
-    1.1 has no escape for CR, which is an ordinary octet there. 1.0 has no escapes: a header with a line end in it, or
-    with a colon in its name, would forge another header and is dropped.
+    1.1 has no escape for CR, which is an ordinary octet there. 1.0 has no escapes: a header with a line end
+    in it, or with a colon in its name, would forge another header and is dropped.
     """
     if version is Version.V1_2 or b"\\" not in canonical:
         return canonical, 0

@@ -30,7 +30,7 @@ def shown(value: str | bytes) -> str:
 
 
 def escape(value: str, version: Version) -> str:
-    """A name or value as it is written in a header line of `version`. In 1.0, and for CR in 1.1, nothing is changed."""
+    """A name or value as it is written in a header line of `version`; 1.0, and 1.1 for CR, change nothing."""
     if _NEEDS_ESCAPE.search(value) is None:
         return value
     return value.translate(_ESCAPES[version])
@@ -46,7 +46,7 @@ def unescape(raw: str, version: Version) -> str:
         found = meaning.get(match[1])
         if found is None:
             allowed = " ".join("\\" + letter for letter in meaning)
-            raise BadEscape(f"STOMP {version} has the escapes {allowed}, got {shown(match[0])} in {shown(raw)}")
+            raise BadEscape(f"STOMP {version} knows {allowed}, got {shown(match[0])} in {shown(raw)}")
         return found
 
     return _SEQUENCE.sub(plain, raw)

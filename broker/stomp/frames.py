@@ -1,7 +1,7 @@
 """What the parser hands out: frames, runs of SENDs and runs of ACKs.
 
-The unit between layers is the run: consecutive frames of one connection that differ only in what need not be looked
-at one by one. A single frame is a run of one, so there is one code path.
+The unit between layers is the run: consecutive frames of one connection that differ only in what need not be
+looked at one by one. A single frame is a run of one, so there is one code path.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class Version(IntEnum):
 
 @dataclass(slots=True)
 class Frame:
-    """Any frame that is no run. `headers`: unescaped, the first of repeated ones counts; `body` is b"" for most.
+    """Any frame that is no run. `headers`: unescaped, the first of repeated ones counts. `body`: mostly b"".
 
-    `receipt` is the value of the receipt header as it is to be written into a RECEIPT of this connection (escaped
-    for its version), or None.
+    `receipt` is the value of the receipt header as it is to be written into a RECEIPT of this connection
+    (escaped for its version), or None.
     """
 
     command: str
@@ -37,7 +37,7 @@ class Frame:
 class Block:
     """A header block that SENDs share: what is worked out from it is worked out once and kept in `memo`.
 
-    headers: unescaped, first wins; without `receipt`, `content-length` and the headers that vary within the run.
+    headers: unescaped, first wins; without `receipt`, `content-length` and what varies within the run.
     lines:   the same as (name, value) pairs in the order of the frame, repeated ones included.
     memo:    for the owner of the parser; the parser never looks at it.
     """
@@ -55,10 +55,10 @@ class Block:
 class SendRun:
     """Consecutive SENDs of one header block.
 
-    receipts: one for each message, ready to be written into a RECEIPT of this connection; or None where the frames
-              asked for none. Never mixed.
-    owns:     for each message its own header lines, `b"name:value\\n"` escaped as STOMP 1.2 does, whichever version
-              the sender speaks; None where the messages have no headers of their own.
+    receipts: one for each message, ready to be written into a RECEIPT of this connection; or None where the
+              frames asked for none. Never mixed.
+    owns:     for each message its own header lines, `b"name:value\\n"` escaped as STOMP 1.2 does, whichever
+              version the sender speaks; None where the messages have no headers of their own.
     bodies:   one for each message.
     """
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from broker.stomp.frames import AckRun, Block, Frame, SendRun
 from broker.errors import ProtocolError
+from broker.stomp.frames import AckRun, Block, Frame, SendRun
 
 Item = SendRun | AckRun | Frame | ProtocolError  # what the parser hands out
 
@@ -67,7 +67,7 @@ class Half:
         self.parts: list[bytes | bytearray] = []
 
     def keep(self, piece: bytes) -> None:
-        """Large pieces are kept as they are, small ones gathered: no byte is copied again for each later piece."""
+        """Large pieces are kept as they are, small ones gathered, so no byte is copied for each later piece."""
         self.got += len(piece)
         if self.drop:
             return

@@ -100,8 +100,8 @@ def _is_trimmed(names: tuple[str, ...], values: tuple[str, ...], version: Versio
     if not connecting:
         return version is Version.V1_0
     pairs = zip(names, values, strict=True)
-    accepted = next((value for name, value in pairs if name.strip(" ") == "accept-version"), None)
-    return choose_version(accepted) is Version.V1_0
+    spoken = next((value for name, value in pairs if name.strip(" ") in ("accept-version", "version")), None)
+    return choose_version(spoken) is Version.V1_0
 
 
 def first_wins(lines: Lines) -> dict[str, str]:
@@ -125,7 +125,7 @@ def parse_content_length(value: str) -> int:
 
 
 def body_size(headers: Mapping[str, str], limits: WireLimits) -> int:
-    """content-length of a frame that may have a body, -1 where there is none. Raises BadHeader, BodyTooLong."""
+    """content-length of a frame that may have a body, -1 without. Raises BadHeader, BodyTooLong."""
     value = headers.get("content-length")
     if value is None:
         return -1

@@ -1,4 +1,4 @@
-"""What the SENDs of one connection have in common: blocks that repeat, and the shapes made of them. All bounded."""
+"""What the SENDs of one connection have in common: blocks that repeat, shapes made of them. All bounded."""
 
 from __future__ import annotations
 
@@ -60,10 +60,12 @@ class _Family:
 class Memory:
     """Learns from each SEND that was parsed the general way.
 
-    half: the frame that `run` found at the end of the buffer with its body cut; the parser takes it from here.
+    half: the frame that `run` found at the end of the buffer with its body cut, for the parser to go on with.
     """
 
-    __slots__ = ("_blocks", "_families", "_last", "_limits", "_misses", "_shapes", "_steering", "_version", "half")
+    __slots__ = (
+        "_blocks", "_families", "_last", "_limits", "_misses", "_shapes", "_steering", "_version", "half",
+    )  # fmt: skip
 
     def __init__(self, version: Version, limits: WireLimits, steering: frozenset[str]) -> None:
         self.half: Half | None = None

@@ -19,12 +19,16 @@ _VERBS: Final = ("GET", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "PATCH", "TR
 _WORDS: Final = (
     *((f"{name}{eol}".encode(), "connect") for name in CONNECT_COMMANDS for eol in ("\n", "\r\n")),
     *((f"{name} ".encode(), "http") for name in _VERBS),
-    *((f"{name}{eol}".encode(), "early") for name in CLIENT_COMMANDS + SERVER_COMMANDS for eol in ("\n", "\r\n")),
+    *(
+        (f"{name}{eol}".encode(), "early")
+        for name in CLIENT_COMMANDS + SERVER_COMMANDS
+        for eol in ("\n", "\r\n")
+    ),
 )
 
 
 def check_opening(first: bytes) -> bool:
-    """True where `first` begins with a whole CONNECT or STOMP line, False where more bytes are needed to tell.
+    """True where `first` begins with a whole CONNECT or STOMP line, False where only more bytes can tell.
 
     Refuses at the first byte that begins no word we know, so a stranger is not listened to for longer. Raises
     NotStomp (with a hint for HTTP and TLS), and NotAllowedNow for another STOMP command.

@@ -8,16 +8,17 @@ from typing import Final
 from broker.errors import BadFrame, BodyTooLong, HeaderTooLong, NotAllowedNow, NotStomp, ProtocolError
 from broker.stomp.ackshape import ID_NAMES, AckMemory, emit_acks
 from broker.stomp.escapes import escape, shown
-from broker.stomp.frames import Block, Frame, Version
+from broker.stomp.frames import Frame, Version
+from broker.stomp.half import Half, Item
 from broker.stomp.headers import (
-    Pairs,
+    Lines,
     body_size,
     check_head,
     choose_version,
     find_end,
     first_wins,
     parse_content_length,
-    parse_pairs,
+    parse_lines,
 )
 from broker.stomp.limits import Role, WireLimits
 from broker.stomp.memory import Memory
@@ -28,13 +29,11 @@ from broker.stomp.opening import (
     SERVER_COMMANDS,
     check_opening,
 )
-from broker.stomp.shape import Item, emit_sends
 
 LF: Final = 0x0A
 CR: Final = 0x0D
 COMMAND_BYTES: Final = 13  # the longest command is UNSUBSCRIBE, then CR LF
 SMALL: Final = 512  # a piece that is collected without a look at what is there already
-FRAGMENT: Final = 4096  # a smaller piece of a body is copied together with its neighbours
 
 _COMMANDS: Final = {
     Role.SERVER: {name.encode(): name for name in CLIENT_COMMANDS},
@@ -44,68 +43,25 @@ _EOLS: Final = re.compile(rb"[\r\n]*")
 _EMPTY_LINES: Final = re.compile(rb"(?:\r?\n){0,2}")
 
 
-class _Half:
-    """A frame whose headers are there and whose body is on its way.
-
-    size:  bytes of the body, -1 where it ends at the first NUL.
-    frame: what is handed out; None for a SEND, which is `block`, `receipt` and `own`.
-    drop:  the body is not kept (a 1.0 SUBSCRIBE's, which means nothing).
-    """
-
-    __slots__ = ("block", "drop", "frame", "got", "head_bytes", "own", "parts", "receipt", "size")
-
-    def __init__(self, size: int, head_bytes: int) -> None:
-        self.size = size
-        self.head_bytes = head_bytes
-        self.frame: Frame | None = None
-        self.block: Block | None = None
-        self.receipt: bytes | None = None
-        self.own: bytes | None = None
-        self.drop = False
-        self.got = 0
-        self.parts: list[bytes | bytearray] = []
-
-    def keep(self, piece: bytes) -> None:
-        """Large pieces are kept as they are and small ones gathered: each byte is copied a fixed number of times."""
-        self.got += len(piece)
-        if self.drop:
-            return
-        if len(piece) >= FRAGMENT:
-            self.parts.append(piece)
-        elif self.parts and type(last := self.parts[-1]) is bytearray:
-            last += piece
-        else:
-            self.parts.append(bytearray(piece))
-
-    def finish(self, body: bytes, out: list[Item]) -> None:
-        if self.parts:
-            self.parts.append(body)
-            body = b"".join(self.parts)
-        if self.block is not None:
-            receipts = None if self.receipt is None else [self.receipt]
-            owns = None if self.own is None else [self.own]
-            emit_sends(out, self.block, receipts, owns, [body])
-        elif self.frame is not None:
-            if not self.drop:
-                self.frame.body = body
-            out.append(self.frame)
+_Places = tuple[int, int, int]  # in the buffer: a frame's first byte, its first header line, its body
 
 
 class Parser:
     """One direction of one connection.
 
-    `feed` gives every whole frame in the bytes so far. It never raises: where the peer broke the protocol the list
-    ends with the error, and all input after it is dropped. In the SERVER role it stops behind CONNECT, because the
-    version decides how the rest is read: the owner sets `version`, then calls `resume`. In the CLIENT role the
-    version is taken from CONNECTED.
+    `feed` gives every whole frame in the bytes so far. It never raises: where the peer broke the protocol the
+    list ends with the error, and all input after it is dropped. In the SERVER role it stops behind CONNECT,
+    because the version decides how the rest is read: the owner sets `version`, then calls `resume`. In the
+    CLIENT role the version is taken from CONNECTED.
 
-    steering: names of headers that do not differ within a run, e.g. `destination`. One that is not among them may
-    become each message's own line. The `headers` of an AckRun and a Block are shared between runs: read them only.
+    steering: names of headers that do not differ within a run, e.g. `destination`. One that is not among them
+    may become each message's own line. The `headers` of an AckRun and a Block are shared between runs: read
+    them only.
     """
 
     __slots__ = (
-        "_acks", "_dead", "_eols", "_fast", "_gap", "_half", "_handshake", "_limits", "_line", "_memory", "_paused",
-        "_rest", "_role", "_steering", "_tail", "version",
+        "_acks", "_dead", "_eols", "_fast", "_gap", "_half", "_handshake", "_limits", "_line", "_memory",
+        "_paused", "_rest", "_role", "_steering", "_tail", "version",
     )  # fmt: skip
 
     def __init__(
@@ -123,7 +79,7 @@ class Parser:
         self._gap = b""
         self._tail = bytearray()  # a frame whose headers are not all there, from its first byte on
         self._line = 0  # where in the tail the line in the making begins; -1: look at each new byte
-        self._half: _Half | None = None
+        self._half: Half | None = None
         self._rest = b""  # behind CONNECT
         # Made with the first frame that needs them, so that an idle connection stays small.
         self._memory: Memory | None = None
@@ -203,8 +159,9 @@ class Parser:
                 self._line = self._tail.rfind(b"\n") + 1
 
     def _gather(self, data: bytes) -> bool:
-        """Add a small piece to the tail, and say whether there is anything new to find out. A byte at a time is
-        linear: only ends of lines, NULs and a line or block at its limit are worth a look.
+        """Add a small piece to the tail, and say whether there is anything new to find out.
+
+        Only ends of lines, NULs, and a line or block at its limit are: so a byte at a time is linear.
         """
         tail = self._tail
         before = len(tail)
@@ -221,7 +178,7 @@ class Parser:
         follows = False
         while pos < size:
             first = buf[pos]
-            if first == LF or first == CR:
+            if first in (LF, CR):
                 end = self._eols_end(buf, pos)
                 if end < size and follows:
                     self._gap = buf[pos : min(end, pos + 2)]
@@ -236,6 +193,8 @@ class Parser:
             end = pos
             if first == 0x53 and self._memory is not None and self._fast:  # S
                 end = self._memory.run(buf, pos, self._gap, out)
+                if self._memory.half is not None:
+                    self._half, self._memory.half = self._memory.half, None
             elif first == 0x41 and self._acks is not None and self._fast:  # A
                 end = self._acks.run(buf, pos, self._gap, out)
             if end == pos:
@@ -292,14 +251,14 @@ class Parser:
         ):
             check_head(buf[lf + 1 : block_end + 1], limits, block_limit, crlf)
         plain = connecting or command == "CONNECTED"
-        pairs = parse_pairs(raw, self.version, connecting=plain, crlf=crlf)
-        headers = first_wins(pairs)
+        lines = parse_lines(raw, self.version, connecting=plain, crlf=crlf)
+        headers = first_wins(lines)
         if self._role is Role.CLIENT:
             return self._from_server(buf, pos, body, Frame(command, headers), out)
         if command == "SEND":
-            return self._send(buf, pos, body, raw, pairs, headers, out)
+            return self._send(buf, (pos, lf + 1, body), raw, lines, headers, out)
         frame = Frame(command, headers, b"", self._receipt(headers, plain))
-        return self._bodiless(buf, (pos, lf + 1, body), pairs, frame, out)
+        return self._bodiless(buf, (pos, lf + 1, body), lines, frame, out)
 
     def _command(self, line: bytes, whole: bool, crlf: bool) -> str | None:
         """The command of a line, None where more bytes are needed. Raises BadFrame, NotAllowedNow."""
@@ -330,20 +289,19 @@ class Parser:
         return (value if plain else escape(value, self.version)).encode()
 
     def _send(
-        self, buf: bytes, pos: int, body: int, raw: bytes, pairs: Pairs, headers: dict[str, str], out: list[Item]
+        self, buf: bytes, places: _Places, raw: bytes, lines: Lines, headers: dict[str, str], out: list[Item]
     ) -> int:
+        pos, _, body = places
         size = body_size(headers, self._limits)
         memory = self._memory
         if memory is None:
             memory = self._memory = Memory(self.version, self._limits, self._steering)
-        half = _Half(size, body - pos)
-        half.block, half.own = memory.learn(raw, pairs, len(headers) != len(pairs), size)
-        half.receipt = self._receipt(headers, False)
+        block, own = memory.learn(raw, lines, len(headers) != len(lines[0]), size)
+        half = Half(size, body - pos, block=block, receipt=self._receipt(headers, False), own=own)
         return self._body(buf, body, half, out)
 
     def _from_server(self, buf: bytes, pos: int, body: int, frame: Frame, out: list[Item]) -> int:
-        half = _Half(body_size(frame.headers, self._limits), body - pos)
-        half.frame = frame
+        half = Half(body_size(frame.headers, self._limits), body - pos, frame=frame)
         if self._handshake:
             self._handshake = False
             if frame.command == "CONNECTED":
@@ -351,25 +309,23 @@ class Parser:
         return self._body(buf, body, half, out)
 
     def _bodiless(
-        self, buf: bytes, places: tuple[int, int, int], pairs: Pairs, frame: Frame, out: list[Item]
+        self, buf: bytes, places: _Places, lines: Lines, frame: Frame, out: list[Item]
     ) -> int:
-        """A frame that may have no body: an empty line or two before the NUL is none, anything more is refused."""
+        """A frame that may have no body: an empty line or two before the NUL is none, more is refused."""
         pos, block_at, body = places
         headers = frame.headers
         length = parse_content_length(headers["content-length"]) if "content-length" in headers else 0
         if self._handshake and length:
             raise BadFrame(f"{frame.command} must have no body, its content-length is {length}")
         if frame.command == "SUBSCRIBE" and self.version is Version.V1_0:
-            half = _Half(-1, body - pos)
-            half.frame, half.drop = frame, True
-            return self._body(buf, body, half, out)
+            return self._body(buf, body, Half(-1, body - pos, frame=frame, drop=True), out)
         match = _EMPTY_LINES.match(buf, body)
         end = match.end() if match is not None else body
         if buf[end : end + 1] != b"\0":
             if end == len(buf) or (buf[end:] == b"\r" and buf.count(b"\n", body, end) < 2):
                 self._line = -1
                 return -1
-            raise BadFrame(f"{frame.command} must have no body: expected NUL, got {shown(buf[end : end + 16])}")
+            raise BadFrame(f"{frame.command} has no body: expected NUL, got {shown(buf[end : end + 16])}")
         end += 1
         if self._handshake:
             if end - pos > self._limits.preauth_frame:
@@ -377,26 +333,27 @@ class Parser:
                                     f"{self._limits.preauth_frame} bytes")  # fmt: skip
             self._handshake = False
             self._paused = True
-        if frame.command == "ACK" and frame.receipt is None and "transaction" not in headers:
-            ids = [name for name in ID_NAMES if name in headers]
-            if len(ids) == 1:
-                self._ack(buf[pos:end], block_at - pos, ids[0], pairs, headers, out)
-                return end
-        out.append(frame)
+        if frame.command != "ACK" or not self._ack(buf[pos:end], block_at - pos, lines[0], headers, out):
+            out.append(frame)
         return end
 
     def _ack(
-        self, frame: bytes, block_at: int, id_name: str, pairs: Pairs, headers: dict[str, str], out: list[Item]
-    ) -> None:
-        repeats = len(headers) != len(pairs)
-        value = headers.pop(id_name)
+        self, raw: bytes, block_at: int, names: tuple[str, ...], headers: dict[str, str], out: list[Item]
+    ) -> bool:
+        """An ACK that says nothing but which message; False for any other."""
+        ids = [name for name in ID_NAMES if name in headers]
+        if len(ids) != 1 or "receipt" in headers or "transaction" in headers:
+            return False
+        repeats = len(headers) != len(names)
+        value = headers.pop(ids[0])
         emit_acks(out, [value.encode()], headers)
         if not repeats:
             if self._acks is None:
                 self._acks = AckMemory(self.version, self._limits)
-            self._acks.learn(frame, block_at, pairs, headers)
+            self._acks.learn(raw, block_at, names, headers)
+        return True
 
-    def _body(self, buf: bytes, body: int, half: _Half, out: list[Item]) -> int:
+    def _body(self, buf: bytes, body: int, half: Half, out: list[Item]) -> int:
         """The body at `body`, as far as it is there."""
         if half.size >= 0:
             end = body + half.size
@@ -415,7 +372,7 @@ class Parser:
         self._half = half
         return len(buf)
 
-    def _more_body(self, half: _Half, data: bytes, out: list[Item]) -> int:
+    def _more_body(self, half: Half, data: bytes, out: list[Item]) -> int:
         """Go on with a body; returns the place behind its NUL, -1 where it is not complete."""
         if half.size >= 0:
             end = half.size - half.got

@@ -1,8 +1,8 @@
-"""The fast path for SENDs: a frame that looks like one before it, but for a few values, is cut out by those places.
+"""The fast path for SENDs: frames that look like one before them, but for a few values.
 
-A shape is the bytes of a frame's header with holes in it. It is made from a frame that the general path has parsed
-and checked, so its constant bytes need no second look; only what fills the holes does, once for a whole run. On any
-doubt the shape stops in front of the frame in question and the general path decides.
+A shape is the bytes of a frame's header with holes in it. It is made from a frame that the general path has
+parsed and checked, so its constant bytes need no second look; only what fills the holes does, once for a
+whole run. On any doubt the shape stops in front of the frame in question and the general path decides.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from broker.errors import BadEscape
-from broker.stomp.escapes import unescape
+from broker.stomp.escapes import escape, unescape
 from broker.stomp.frames import Block, Version
 from broker.stomp.half import RUN_MESSAGES, Half, Item, emit_sends
 from broker.stomp.headers import parse_content_length
@@ -26,7 +26,7 @@ Hole = tuple[int, str, str]  # line, name, and "receipt", "size" or "own"
 
 
 def is_sound(value: bytes, version: Version) -> bool:
-    """Whether a raw value may stand as it is but for its colons; False also where that takes a closer look."""
+    """Whether a raw value means itself but for its colons; False also where only a closer look can tell."""
     if b"\n" in value or b"\r" in value or b"\0" in value:
         return False
     if version is Version.V1_0 and (b"\\" in value or b" " in value):
@@ -39,15 +39,19 @@ def is_sound(value: bytes, version: Version) -> bool:
 
 
 class Shape:
-    """What SENDs of one kind look like. `after` is the shape that last followed this one.
+    """What SENDs of one kind look like.
 
-    Frames are taken in batches: small ones after a doubt, so that frames which are looked at here and then left to the
-    general path are never many (the work stays linear), growing again while all goes well.
+    Frames are taken in batches: small ones after a doubt, so that frames which are looked at here and then
+    left to the general path are never many (the work stays linear), growing again while all goes well.
+
+    lead:  the bytes before the first hole.
+    after: the shape that last followed this one.
+    half:  the frame at the end of the buffer, where its headers are there and its body is not.
     """
 
     __slots__ = (
-        "_batch", "_body_limit", "_eol", "_gap", "_holes", "_own_at", "_own_form", "_receipt_at", "_safe", "_size",
-        "_size_at", "_sizes", "_tail", "_version", "_window", "after", "block", "lead",
+        "_batch", "_body_limit", "_eol", "_gap", "_holes", "_own_at", "_own_form", "_receipt_at", "_safe",
+        "_size", "_size_at", "_sizes", "_tail", "_version", "_window", "after", "block", "half", "lead",
     )  # fmt: skip
 
     def __init__(
@@ -56,15 +60,17 @@ class Shape:
         limits: WireLimits,
         block: Block,
         lines: list[bytes],
-        holes: list[tuple[int, str, str]],
+        holes: list[Hole],
         eol: bytes,
         size: int,
     ) -> None:
-        """`lines`: the raw header lines without line ends. `holes`: (line, name, kind) in frame order, where kind is
-        "receipt", "size" or "own". `size`: the content-length where it is no hole, -1 where there is none.
+        """`lines`: the raw header lines without line ends; `holes`: in frame order.
+
+        `size`: the content-length where it is no hole, -1 where there is none.
         """
         self.block = block
         self.after: Shape | None = None
+        self.half: Half | None = None
         self._version = version
         self._safe = SAFE_IN_1_0 if version is Version.V1_0 else SAFE
         self._body_limit = limits.body
@@ -72,30 +78,18 @@ class Shape:
         self._eol = eol
         self._size = size
         self._sizes: dict[bytes, int] = {}
-        segments = [b"SEND" + eol]
-        kinds = [kind for _, _, kind in holes]
-        at = {line for line, _, _ in holes}
-        longest = 0
-        for number, line in enumerate(lines):
-            if number in at:
-                prefix = line[: line.index(b":") + 1]
-                longest = max(longest, len(prefix))
-                segments[-1] += prefix
-                segments.append(eol)
-            else:
-                segments[-1] += line + eol
-        segments[-1] += eol
+        segments, longest = _segments(lines, {line for line, _, _ in holes}, eol)
         self.lead = segments[0]
         self._holes = tuple((segment, len(segment)) for segment in segments[1:])
-        # No value that is found within the window can break a limit, so none is looked at again in the loops.
-        fixed = sum(map(len, segments))
-        room = (limits.header_block - fixed) // len(holes) if holes else 0
+        # No value that is found within the window can break a limit, so none is measured in the loops.
+        room = (limits.header_block - sum(map(len, segments))) // len(holes) if holes else 0
         self._window = min(HOLE_BYTES, limits.header_line - longest, room) + len(eol)
+        kinds = [kind for _, _, kind in holes]
         self._receipt_at = kinds.index("receipt") if "receipt" in kinds else -1
         self._size_at = kinds.index("size") if "size" in kinds else -1
         self._own_at = tuple(index for index, kind in enumerate(kinds) if kind == "own")
-        names = [name.encode().replace(b"%", b"%%") for _, name, kind in holes if kind == "own"]
-        self._own_form = b"".join(name + b":%b\n" for name in names)
+        names = [escape(name, Version.V1_2).encode() for _, name, kind in holes if kind == "own"]
+        self._own_form = b"".join(name.replace(b"%", b"%%") + b":%b\n" for name in names)
         self._gap = b""
         self._tail = b"\0" + self.lead
 
@@ -105,9 +99,9 @@ class Shape:
         return not self._holes or self._window >= 8
 
     def run(self, buf: bytes, pos: int, gap: bytes, out: list[Item]) -> int:
-        """Take frames from `pos` on, where `lead` was found; returns the place behind the last one taken, else `pos`.
+        """Take frames from `pos` on, where `lead` was found; `gap`: the EOLs this sender puts between two.
 
-        `gap`: the EOLs that this sender puts between two frames.
+        Returns the place behind the last one taken (the buffer's end where `half` has the last), else `pos`.
         """
         if gap != self._gap:
             self._gap = gap
@@ -118,9 +112,9 @@ class Shape:
             end = self._take_plain(buf, pos, values, bodies)
         else:
             end = self._take(buf, pos, values, bodies)
-        if not bodies:
-            return pos
         taken = len(bodies)
+        if not taken:
+            return end
         colons = False
         if values:
             joined = b"".join(values)
@@ -128,13 +122,16 @@ class Shape:
                 good = self._sound_frames(values, taken)
                 if good < taken:
                     end = self._place_of(good, pos, values, bodies)
-                    del values[good * len(self._holes) :], bodies[good:]
+                    self.half = None
+                    self._batch = 1
                     if not good:
-                        self._batch = 1
                         return pos
+                    del values[good * len(self._holes) :], bodies[good:]
                 colons = b":" in joined
-        self._batch = min(4 * self._batch, RUN_MESSAGES) if len(bodies) == taken else 1
-        self._emit(values, bodies, colons, out)
+        if len(bodies) == taken and self._batch < RUN_MESSAGES:
+            self._batch = min(4 * self._batch, RUN_MESSAGES)
+        receipts, owns = self._values(values, colons)
+        emit_sends(out, self.block, receipts, owns, bodies)
         return end
 
     def _take_plain(self, buf: bytes, pos: int, values: list[bytes], bodies: list[bytes]) -> int:
@@ -157,7 +154,10 @@ class Shape:
                 add_body(buf[body:end])
                 p = end + step
                 continue
-            if end < len(buf) and not buf[end]:
+            if end >= len(buf):
+                if self._cut(buf, p - lead, body, [buf[p:hole]], size):
+                    return len(buf)
+            elif not buf[end]:
                 add_value(buf[p:hole])
                 add_body(buf[body:end])
                 return end + 1
@@ -174,6 +174,7 @@ class Shape:
         tail, step, lead = self._tail, len(self._tail), len(self.lead)
         p = pos + lead
         start = pos
+        length = size
         for _ in range(self._batch):
             for segment, width in holes:
                 hole = find(eol, p, p + window)
@@ -185,27 +186,42 @@ class Shape:
                 if until_nul:
                     end = find(b"\0", p, p + self._body_limit + 1)
                     if end < 0:
-                        break
-                elif size >= 0:
-                    end = p + size
-                else:
-                    length = sizes.get(values[size_at])
-                    if length is None:
-                        length = self._new_size(values[size_at])
-                        if length < 0:
+                        end = len(buf)
+                        if end - p > self._body_limit:
                             break
+                else:
+                    if size < 0:
+                        length = sizes.get(values[size_at], -1)
+                        if length < 0:
+                            length = self._new_size(values[size_at])
+                            if length < 0:
+                                break
                     end = p + length
                 if starts(tail, end):
                     add_body(buf[p:end])
                     p = end + step
                     start = p - lead
                     continue
-                if end < len(buf) and not buf[end]:
+                if end >= len(buf):
+                    if self._cut(buf, start, p, values[len(bodies) * stride :], length):
+                        start = len(buf)
+                elif not buf[end]:
                     add_body(buf[p:end])
                     start = end + 1
             break
         del values[len(bodies) * stride :]
         return start
+
+    def _cut(self, buf: bytes, start: int, body: int, values: list[bytes], size: int) -> bool:
+        """Keep a frame whose body is not all there in `half`; False where its values need a closer look."""
+        if b"".join(values).translate(None, self._safe):
+            return False
+        receipts, owns = self._values(values, False)
+        receipt = receipts[0] if receipts is not None else None
+        own = owns[0] if owns is not None else None
+        self.half = Half(size, body - start, block=self.block, receipt=receipt, own=own)
+        self.half.keep(buf[body:])
+        return True
 
     def _new_size(self, value: bytes) -> int:
         """A content-length not seen before, -1 where the general path has to refuse it."""
@@ -232,18 +248,34 @@ class Shape:
         filled = sum(map(len, values[: frame * len(self._holes)]))
         return pos + frame * fixed + filled + sum(map(len, bodies[:frame]))
 
-    def _emit(self, values: list[bytes], bodies: list[bytes], colons: bool, out: list[Item]) -> None:
+    def _values(self, values: list[bytes], colons: bool) -> tuple[list[bytes] | None, list[bytes] | None]:
+        """Receipts and own lines of whole frames. `colons`: there are raw ones, which 1.2 escapes."""
         stride = len(self._holes)
         canonical = [value.replace(b":", b"\\c") for value in values] if colons else values
         receipts: list[bytes] | None = None
         if self._receipt_at >= 0:
             source = values if self._version is Version.V1_0 else canonical  # 1.0 writes colons as they are
-            receipts = source[self._receipt_at :: stride]
+            receipts = source if stride == 1 else source[self._receipt_at :: stride]
         owns: list[bytes] | None = None
+        form = self._own_form
         if len(self._own_at) == 1:
-            form = self._own_form
             owns = [form % value for value in canonical[self._own_at[0] :: stride]]
         elif self._own_at:
-            form = self._own_form
             owns = [form % own for own in zip(*(canonical[at::stride] for at in self._own_at), strict=True)]
-        emit_sends(out, self.block, receipts, owns, bodies)
+        return receipts, owns
+
+
+def _segments(lines: list[bytes], holes: set[int], eol: bytes) -> tuple[list[bytes], int]:
+    """The constant bytes of a frame's header around its holes, and the longest name that has one."""
+    segments = [b"SEND" + eol]
+    longest = 0
+    for number, line in enumerate(lines):
+        if number in holes:
+            prefix = line[: line.index(b":") + 1]
+            longest = max(longest, len(prefix))
+            segments[-1] += prefix
+            segments.append(eol)
+        else:
+            segments[-1] += line + eol
+    segments[-1] += eol
+    return segments, longest

@@ -91,6 +91,9 @@ class FakeBroker:
                             raise item
                         self._take(conversation, parser, item)
                     items = parser.resume()
+                # As a real broker does: what is free is worked out when all that came together was read.
+                if conversation.subscribes and conversation.commands[-1] != "DISCONNECT":
+                    self._deliver(conversation)
         except OSError:
             pass
         except BaseException as error:
@@ -115,7 +118,6 @@ class FakeBroker:
                 conversation.commands.append("ACK")
                 conversation.acked.append(name.decode())
                 conversation.credit += 1
-            self._deliver(conversation)
             return
         conversation.commands.append(item.command)
         if item.command == "CONNECT":
@@ -126,8 +128,8 @@ class FakeBroker:
         elif item.command == "SUBSCRIBE":
             conversation.subscribes.append(item.headers)
             conversation.credit = int(item.headers.get("prefetch", "1000000"))
-            if not self._hook or not self._hook(conversation, "SUBSCRIBE"):
-                self._deliver(conversation)
+            if self._hook and self._hook(conversation, "SUBSCRIBE"):
+                conversation.credit = 0
         else:
             self._answer(conversation, item.command, item.receipt.decode() if item.receipt else None)
             if item.command == "DISCONNECT":

@@ -17,9 +17,9 @@ INSTALL: Final = "is not installed; `python3 tools/interop.py` installs it"
 
 
 def default_prefix() -> Path:
-    """Where libraries are installed, not in the tree: STOMPD_INTEROP_DIR, else a cache folder of the user."""
+    """Where libraries are installed, not in the tree: INTEROP_DIR, else a cache folder of the user."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("STOMPD_INTEROP_DIR") or Path(cache) / "stompd-interop")
+    return Path(os.environ.get("INTEROP_DIR") or Path(cache) / "stompd-interop")
 
 
 @dataclass(frozen=True, slots=True)

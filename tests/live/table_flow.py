@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.live.scene import ANY, NONE, Case, Save, c, case, closed, error, hang_up, left, put, receipt, s, up
+from tests.live.scene import ANY, NONE, Case, Save, c, case, closed, error, hang_up, left, put, receipt, receipt_among, s, up
 from tests.live.table_connect import expect_different
 from tests.live.table_frames import SUB, VERSIONS, ids
 
@@ -89,6 +89,7 @@ for v in VERSIONS:
             c("SUBSCRIBE\nid:my sub\ndestination:<q>\nreceipt:sub\n\n\0"),
             receipt("sub"),
             c("SEND\ndestination:<q>\nfoo:bar\nx-own:1\nreceipt:r\n\nhello\0"),
+            receipt_among("r"),
             s(
                 "MESSAGE",
                 {

@@ -59,7 +59,7 @@ class Inbox:
 
 
 class Peer:
-    """One connected stomp.py client of a version, with the calls that differ between the versions made alike."""
+    """One connected stomp.py client; the calls that differ between the versions are made alike."""
 
     def __init__(self, address: tuple[str, int], version: str, **options: Any) -> None:
         self.version = version

@@ -3,8 +3,9 @@
 What lasts and what does not:
 
 - A file has bytes on the medium and bytes in the cache. `sync_data` makes the cached bytes and the size durable. At a
-  crash each 512-byte sector written since then is old, new, one of the versions in between, junk or zeros, by itself;
-  the size may be ahead of the data.
+  crash each 512-byte sector written since then is old, new or one of the versions in between, by itself, or the bytes
+  written in it are junk or zeros; the size may be ahead of the data. Bytes that no write touched since the last sync
+  stay what they are (disks keep that; SQLite calls it powersafe overwrite).
 - A folder has names on the medium and operations (create, rename, unlink, make_dir) that `sync_dir` makes durable. At
   a crash any subset of the others happened; each is atomic.
 - A sync can fail: the dirty sectors turn clean, some of them on the medium and some not; the cache keeps the new bytes
@@ -45,12 +46,21 @@ class Fault:
 
 
 @dataclass(eq=False)
+class Dirty:
+    """A sector written since the last sync: how it looked after each write, and which of its bytes were written."""
+
+    versions: list[bytes] = field(default_factory=list)
+    low: int = SECTOR
+    high: int = 0
+
+
+@dataclass(eq=False)
 class Inode:
     """A file: `cache` is what reads see, `durable` what the medium holds."""
 
     cache: bytearray = field(default_factory=bytearray)
     durable: bytearray = field(default_factory=bytearray)
-    dirty: dict[int, list[bytes]] = field(default_factory=dict)  # sector -> its versions since the last sync
+    dirty: dict[int, Dirty] = field(default_factory=dict)  # by sector
     sizes: list[int] = field(default_factory=list)  # sizes since the last sync
     locked: bool = False
 
@@ -59,7 +69,7 @@ class Inode:
 class Folder:
     names: dict[str, Inode | Folder] = field(default_factory=dict)
     durable: dict[str, Inode | Folder] = field(default_factory=dict)
-    # operations that no sync_dir has covered: (name to remove, what it must then be, name to set, what it becomes)
+    # operations that no sync_dir has covered: (name to take away, the file or folder, name to give it)
     pending: list[tuple[str | None, Inode | Folder, str | None]] = field(default_factory=list)
 
 
@@ -85,11 +95,7 @@ class SimDisk:
 
     def crash(self) -> None:
         """Power loss and restart: what was not synced is partly gone, handles and locks are."""
-        seen: set[int] = set()
-        self._crash_folder(self.root, seen)
-        for inode, _ in list(self._handles.values()):
-            if id(inode) not in seen:
-                seen.add(id(inode))
+        self._crash_folder(self.root, set())
         self._restarted()
 
     def kill(self) -> None:
@@ -132,24 +138,21 @@ class SimDisk:
             else:
                 durable.extend(bytes(size - len(durable)))
         mood = rng.random()  # whole files lost or kept are as likely as a mixture
-        for sector, versions in inode.dirty.items():
+        for sector, dirty in inode.dirty.items():
             start = sector * SECTOR
             room = min(SECTOR, len(durable) - start)
-            if room <= 0:
-                continue
             choice = rng.random()
-            if mood < 0.15:
+            if room <= 0 or mood < 0.15 or 0.4 <= choice < 0.6:
                 continue
             if mood < 0.3 or choice < 0.4:
-                data = versions[-1]
-            elif choice < 0.6:
-                continue
+                data = dirty.versions[-1]
             elif choice < 0.75:
-                data = rng.choice(versions)
-            elif choice < 0.9:
-                data = bytes(SECTOR)
+                data = rng.choice(dirty.versions)
             else:
-                data = rng.randbytes(SECTOR)
+                size = dirty.high - dirty.low
+                spoilt = bytes(size) if choice < 0.9 else rng.randbytes(size)
+                kept = bytes(durable[start : start + room]).ljust(SECTOR, b"\0")
+                data = kept[: dirty.low] + spoilt + kept[dirty.high :]
             durable[start : start + room] = data.ljust(SECTOR, b"\0")[:room]
         inode.cache = bytearray(durable)
         inode.dirty.clear()
@@ -177,12 +180,12 @@ class SimDisk:
     def _fail_sync(self, path: str, revert: bool) -> None:
         for inode, name in self._handles.values():
             if name == path:
-                for sector, versions in inode.dirty.items():
+                for sector, dirty in inode.dirty.items():
                     if self._rng.random() < 0.5:
-                        start = sector * SECTOR
-                        missing = start + len(versions[-1]) - len(inode.durable)
+                        start, data = sector * SECTOR, dirty.versions[-1]
+                        missing = start + len(data) - len(inode.durable)
                         inode.durable.extend(bytes(max(0, missing)))
-                        inode.durable[start : start + len(versions[-1])] = versions[-1]
+                        inode.durable[start : start + len(data)] = data
                 inode.dirty.clear()
                 inode.sizes.clear()
                 size = len(inode.cache)
@@ -339,8 +342,11 @@ class SimDisk:
             inode.sizes.append(len(inode.cache))
         inode.cache[offset : offset + len(data)] = data
         for sector in range(offset // SECTOR, (offset + len(data) + SECTOR - 1) // SECTOR):
-            versions = inode.dirty.setdefault(sector, [])
-            versions.append(bytes(inode.cache[sector * SECTOR : (sector + 1) * SECTOR]))
+            start = sector * SECTOR
+            dirty = inode.dirty.setdefault(sector, Dirty())
+            dirty.versions.append(bytes(inode.cache[start : start + SECTOR]))
+            dirty.low = min(dirty.low, max(0, offset - start))
+            dirty.high = max(dirty.high, min(SECTOR, offset + len(data) - start))
         return len(data)
 
     def read(self, handle: Handle, size: int, offset: int) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
+import select
 import socket
 import time
 from collections import deque
@@ -84,32 +85,14 @@ def frame(
     return f"{command}\n{lines}\n".encode() + body + b"\0"
 
 
-def take_frame(data: bytes, version: str) -> tuple[Got | None, int]:
-    """The first whole frame of `data` (None where more is needed) and how many bytes are used up."""
-    start = 0
+def take_frame(data: bytes, version: str, start: int = 0) -> tuple[Got | None, int]:
+    """The first whole frame of `data` from `start` on (None where more is needed), and where to go on."""
     while data[start : start + 1] in (b"\n", b"\r"):
         start += 1
     end = data.find(b"\n\n", start)
     if end < 0:
         return None, start
-    try:
-        head = data[start:end].decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise WireError(f"header block is no UTF-8: {data[start:end]!r}") from error
-    command, *lines = head.split("\n")
-    if command not in SERVER_COMMANDS:
-        raise WireError(f"no command of a server: {head!r}")
-    if "\0" in head:
-        raise WireError(f"NUL in a header block: {head!r}")
-    rules = "1.0" if command == "CONNECTED" else version
-    headers: dict[str, str] = {}
-    for line in lines:
-        name, colon, value = line.partition(":")
-        if not colon or not name:
-            raise WireError(f"no header line: {line!r} in {head!r}")
-        if rules != "1.0" and ":" in value:
-            raise WireError(f"raw colon in a value: {line!r} (STOMP {version})")
-        headers.setdefault(unescape(name, rules), unescape(value, rules))
+    command, lines, headers = take_head(data[start:end], version)
     body_at = end + 2
     if "content-length" in headers:
         if not re.fullmatch("[0-9]{1,10}", headers["content-length"]):
@@ -126,7 +109,30 @@ def take_frame(data: bytes, version: str) -> tuple[Got | None, int]:
     body = data[body_at:stop]
     if body and command in ("CONNECTED", "RECEIPT"):
         raise WireError(f"{command} with a body: {body!r}")
-    return Got(command, headers, body, tuple(lines)), stop + 1
+    return Got(command, headers, body, lines), stop + 1
+
+
+def take_head(block: bytes, version: str) -> tuple[str, tuple[str, ...], dict[str, str]]:
+    """Command, header lines as they are, and headers. WireError where a server may not write such a block."""
+    try:
+        head = block.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise WireError(f"header block is no UTF-8: {block!r}") from error
+    command, *lines = head.split("\n")
+    if command not in SERVER_COMMANDS:
+        raise WireError(f"no command of a server: {head!r}")
+    if "\0" in head:
+        raise WireError(f"NUL in a header block: {head!r}")
+    rules = "1.0" if command == "CONNECTED" else version
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or not name:
+            raise WireError(f"no header line: {line!r} in {head!r}")
+        if rules != "1.0" and ":" in value:
+            raise WireError(f"raw colon in a value: {line!r} (STOMP {version})")
+        headers.setdefault(unescape(name, rules), unescape(value, rules))
+    return command, tuple(lines), headers
 
 
 class Wire:
@@ -141,6 +147,7 @@ class Wire:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.version = "1.0"
         self.buffer = b""
+        self._at = 0  # what of the buffer is used up
         self.pending: deque[Got] = deque()
         self._names = itertools.count(1)
 
@@ -179,7 +186,7 @@ class Wire:
             return self.pending.popleft()
         got = self._read(time.monotonic() + seconds)
         if got is None:
-            raise WireError(f"no frame within {seconds} s, only {self.buffer!r}")
+            raise WireError(f"no frame within {seconds} s, only {self._unread()!r}")
         return got
 
     def expect(self, command: str, seconds: float = PATIENCE) -> Got:
@@ -243,8 +250,8 @@ class Wire:
     def rest(self, seconds: float = PATIENCE) -> bytes:
         """Everything until the other side closes, a RST included; WireError if it stays open."""
         deadline = time.monotonic() + seconds
-        parts = [self.buffer]
-        self.buffer = b""
+        parts = [self._unread()]
+        self.buffer, self._at = b"", 0
         while (left := deadline - time.monotonic()) > 0:
             self.socket.settimeout(left)
             try:
@@ -270,25 +277,30 @@ class Wire:
         self.expect_closed(seconds)
         return got
 
+    def poll(self, seconds: float = 0.0) -> Got | None:
+        """The next frame if there is one within that time. WireClosed at the end of the stream."""
+        if self.pending:
+            return self.pending.popleft()
+        return self._read(time.monotonic() + seconds)
+
     def _read(self, deadline: float) -> Got | None:
         while True:
-            got, used = take_frame(self.buffer, self.version)
-            self.buffer = self.buffer[used:]
+            got, self._at = take_frame(self.buffer, self.version, self._at)
             if got is not None:
                 return got
-            left = deadline - time.monotonic()
-            if left <= 0:
+            readable = select.select([self.socket], [], [], max(0.0, deadline - time.monotonic()))[0]
+            if not readable:
                 return None
-            self.socket.settimeout(left)
             try:
-                data = self.socket.recv(1 << 20)
-            except TimeoutError:
-                return None
+                data = self.socket.recv(1 << 18)
             except ConnectionError as error:
-                raise WireClosed(f"connection lost ({error}) after {self.buffer!r}") from None
+                raise WireClosed(f"connection lost ({error}) after {self._unread()!r}") from None
             if not data:
-                raise WireClosed(f"closed after {self.buffer!r}")
-            self.buffer += data
+                raise WireClosed(f"closed after {self._unread()!r}")
+            self.buffer, self._at = self._unread() + data, 0
+
+    def _unread(self) -> bytes:
+        return self.buffer[self._at :]
 
 
 def ack_headers(got: Got, version: str) -> dict[str, str]:
