@@ -173,3 +173,10 @@ class RefusedByBroker(StompdError):
     def __init__(self, detail: str, receipt_id: str | None = None) -> None:
         super().__init__(detail)
         self.receipt_id = receipt_id
+
+
+def shown(value: str | bytes) -> str:
+    """A peer's text as an error may quote it: ASCII only, 64 characters at most, in quotes."""
+    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
+    quoted = ascii(text[:64])
+    return quoted if len(text) <= 64 else quoted + "..."

@@ -37,7 +37,7 @@ REAL_DOORS = {"SystemClock", "SystemDisk", "SystemRng"}
 
 # Modules that reach the clock, the disk, the network or chance.
 DOOR_MODULES = {
-    "asyncio", "fcntl", "glob", "http", "mmap", "multiprocessing", "os", "pathlib", "queue", "random",
+    "asyncio", "fcntl", "glob", "http.client", "http.server", "mmap", "multiprocessing", "os", "pathlib", "queue", "random",
     "secrets", "select", "selectors", "shutil", "signal", "socket", "socketserver", "ssl", "tempfile",
     "threading", "time", "urllib.request", "uuid",
 }  # fmt: skip

@@ -174,14 +174,20 @@ class World:
             raise Broken(f"replay began with lsn {first}, not with one of {sorted(model.firsts)}")
         durable_first = max((keep for lsn, keep in model.trims if lsn <= model.receipted), default=1)
         if first < durable_first:
-            raise Broken(f"replay began with lsn {first}, but a synced TRIM keeps from {durable_first} on only")
+            raise Broken(
+                f"replay began with lsn {first}, but a synced TRIM keeps from {durable_first} on only"
+            )
         wanted = [entry for entry in model.history if entry[0] >= first]
         must = sum(1 for entry in wanted if entry[0] <= model.receipted)
         if len(got) < must:
-            raise Broken(f"lost: {must} receipted records, {len(got)} replayed, {wanted[len(got)][0]} is missing")
+            raise Broken(
+                f"lost: {must} receipted records, {len(got)} replayed, {wanted[len(got)][0]} is missing"
+            )
         if got != wanted[: len(got)]:
             at = next(i for i, pair in enumerate(zip(got, wanted, strict=False)) if pair[0] != pair[1])
-            raise Broken(f"wrong: record {at} is {got[at]}, appended was {wanted[at] if at < len(wanted) else None}")
+            raise Broken(
+                f"wrong: record {at} is {got[at]}, appended was {wanted[at] if at < len(wanted) else None}"
+            )
         if model.clean and not log.summary.clean:
             raise Broken("a clean stop was not found to be one")
         model.history = got
@@ -243,7 +249,11 @@ class World:
             return RecordType.MESSAGES, messages_payload(name, queues, b"h:v\n", 5, seq, owns, bodies)
         if choice < 0.75:
             start = rng.randrange(1000)
-            seqs = list(range(start, start + rng.randrange(1, 9))) if rng.random() < 0.5 else [start, start + 5, 3]
+            seqs = (
+                list(range(start, start + rng.randrange(1, 9)))
+                if rng.random() < 0.5
+                else [start, start + 5, 3]
+            )
             return RecordType.ACKED, acked_payload(name, seqs)
         if choice < 0.8:
             return RecordType.RETURNED, returned_payload(name, entries)
@@ -253,7 +263,10 @@ class World:
             return RecordType.MOVED, moved_payload(name, b"t", entries, rng.randbytes(rng.randrange(30)))
         seq = self.journal.take_seqs(1)
         parts = [
-            (RecordType.MESSAGES, messages_payload(name, (), b"", 1, seq, None, [rng.randbytes(rng.randrange(90))])),
+            (
+                RecordType.MESSAGES,
+                messages_payload(name, (), b"", 1, seq, None, [rng.randbytes(rng.randrange(90))]),
+            ),
             (RecordType.ACKED, acked_payload(name, [1, 2, 9])),
         ]
         return RecordType.TRANSACTION, transaction_payload(parts[: rng.randrange(1, 3)])
@@ -322,11 +335,13 @@ class World:
         """Perhaps the power goes at one of the next calls, perhaps the disk fails at one."""
         rng, disk = self.rng, self.disk
         choice = rng.random()
-        if choice < 0.4:
-            disk.power_at = disk.calls + rng.choice([rng.randrange(1, 40), rng.randrange(1, 200)])
+        if choice < 0.35:
+            disk.power_at = disk.calls + rng.choice([rng.randrange(1, 60), rng.randrange(20, 200)])
         elif choice < 0.55:
-            at, code, revert = rng.randrange(1, 60), rng.choice([5, 28, 30]), rng.random() < 0.5
-            op = rng.choice([None, "write", "sync_data", "sync_all", "sync_dir", "rename", "allocate", "unlink"])
+            at, code, revert = rng.randrange(1, 30), rng.choice([5, 28, 30]), rng.random() < 0.5
+            op = rng.choice(
+                [None, "write", "sync_data", "sync_all", "sync_dir", "rename", "allocate", "unlink"]
+            )
             base = disk.counts.get(op, 0) if op else disk.calls
             disk.faults.append(Fault(base + at, code, op, sticky=rng.random() < 0.5, revert=revert))
 
@@ -337,13 +352,18 @@ class World:
             self.pump(all_of_it=True)
             journal.append_witness(clean=True)
             self.pump(all_of_it=True)
-            self.writer.close()
             self.model.clean = True
+            try:
+                self.writer.close()
+            except OSError as error:
+                raise StorageFailed("the disk said no") from error
             return "clean stop"
-        if choice < 0.6 and (batch := journal.take_batch()) is not None:
-            # The power goes in the middle of a batch: after any of its calls.
-            self.disk.power_at = self.disk.calls + rng.randrange(1, 6)
-            self.writer.run(batch)
+        if choice < 0.9:
+            # The power goes in the middle of a batch: at any of its calls.
+            for _ in range(rng.randrange(12)):
+                self.append()
+            self.disk.power_at = self.disk.calls + rng.choice([2, rng.randrange(1, 12)])
+            self.pump()
         return "kill" if rng.random() < 0.3 else "power loss"
 
     # --------------------------------------------------------------------------------------------------- the damage
@@ -364,7 +384,7 @@ class World:
         last = self.journal.segment
         if last is not segment:
             witness_at = SEGMENT_HEADER_BYTES
-        for _ in range(3):
+        for _ in range(6):
             self.one_trial(last.path, witness_at)
         # The same without damage: no false alarm, and every record there.
         copy = self.disk.copy(self.rng)
@@ -395,7 +415,9 @@ class World:
         model = self.model
         got = [(item.lsn, int(item.type), item.value) for item in found]
         first = log._segments[0].first_lsn
-        wanted = [(lsn, kind, value) for lsn, values in model.history if lsn >= first for kind, value in values]
+        wanted = [
+            (lsn, kind, value) for lsn, values in model.history if lsn >= first for kind, value in values
+        ]
         if got != wanted or first not in model.firsts or log._end.lsn < model.receipted:
             raise Broken(f"silent: {what} of {path}: {len(got)} records of {len(wanted)}, end {log._end}")
         if self.is_read(log, path, before, after):

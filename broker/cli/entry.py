@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import difflib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Final, NoReturn, Protocol
@@ -14,7 +15,7 @@ from .. import __version__
 from ..errors import Exit, StompdError, UsageError
 from . import check, receive, send, serve
 
-INTERRUPTED: Final = 130  # as shells have it: 128 + SIGINT
+SIGNALLED: Final = 128  # + the number of the signal, as shells have it
 
 
 class Command(Protocol):
@@ -58,8 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StompdError as error:
         _say(f"stompd: {error}")
         return int(error.exit_code)
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        # A command that takes other signals the same way says which it was.
+        return SIGNALLED + (interrupt.args[0] if interrupt.args else signal.SIGINT)
     except BrokenPipeError:
         # Who read our output has seen enough. The interpreter would complain when it flushes stdout.
         _forget_stdout()

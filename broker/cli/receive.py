@@ -6,8 +6,11 @@ import argparse
 import base64
 import contextlib
 import json
+import signal
 import sys
-from typing import Final
+import threading
+from collections.abc import Iterator
+from typing import Any, Final
 
 from ..client import Client, Message
 from ..errors import Exit, StompdError, UsageError
@@ -30,6 +33,7 @@ examples:
   stompd receive /queue/orders --ack auto > everything.txt
 """
 
+COUNT_UNBOUNDED: Final = 1 << 62
 IDLE_SECONDS: Final = (
     1.0  # without --count and --follow: the queue counts as empty when nothing came for so long
 )
@@ -72,8 +76,9 @@ def run(args: argparse.Namespace) -> int:
     client = Client.connect(target(args))
     intake = _Intake(client, args, progress)
     try:
-        intake.take(timeout)
-        client.disconnect()
+        with intake.signals:
+            intake.take(timeout)
+            client.disconnect()
     except (KeyboardInterrupt, OSError):
         # What was printed is settled also when Ctrl-C or a closed pipe ends it, if the broker still answers.
         with contextlib.suppress(StompdError):
@@ -86,6 +91,43 @@ def run(args: argparse.Namespace) -> int:
     return TOO_FEW if args.count is not None and intake.printed < args.count else int(Exit.OK)
 
 
+class _Signals:
+    """Ctrl-C and SIGTERM end a wait at once, but let what is being printed be printed and noted.
+
+    A second one does not wait: whoever reads our output may have stopped to.
+    """
+
+    def __init__(self) -> None:
+        self._held = False
+        self._came = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {
+                number: signal.signal(number, self._on) for number in (signal.SIGINT, signal.SIGTERM)
+            }
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _on(self, number: int, _: object) -> None:
+        if not self._held or self._came:
+            raise KeyboardInterrupt(number)
+        self._came = number
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        if self._came:
+            raise KeyboardInterrupt(self._came)
+
+
 class _Intake:
     """Owns which messages are printed but not yet acknowledged."""
 
@@ -94,6 +136,7 @@ class _Intake:
         self._args = args
         self._progress = progress
         self._prefetch = min(args.prefetch or PREFETCH, args.count or COUNT_UNBOUNDED)
+        self.signals = _Signals()
         self._unsettled: list[Message] = []
         self._settled = 0
         self.printed = 0
@@ -111,10 +154,11 @@ class _Intake:
             if not batch:
                 break
             # An acknowledgement says "this is dealt with": it may leave only when the print did.
-            sys.stdout.buffer.writelines(_line(message, as_json=self._args.json) for message in batch)
-            sys.stdout.buffer.flush()
-            self.printed += len(batch)
-            self._unsettled += batch
+            with self.signals.held():
+                sys.stdout.buffer.writelines(_line(message, as_json=self._args.json) for message in batch)
+                sys.stdout.buffer.flush()
+                self.printed += len(batch)
+                self._unsettled += batch
             self.settle(all_of_it=not self._wanted())
             self._progress.update(self.printed)
         self.settle(all_of_it=True)
@@ -151,9 +195,6 @@ class _Intake:
         else:
             for message in settled:
                 self._client.ack(message)
-
-
-COUNT_UNBOUNDED: Final = 1 << 62
 
 
 def _line(message: Message, *, as_json: bool) -> bytes:

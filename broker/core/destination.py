@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from broker.errors import DestinationRefused
+from broker.errors import DestinationRefused, shown
 
 
 class Kind(Enum):
@@ -49,14 +49,14 @@ def parse(text: str, *, multicast: bool, longest: int) -> Destination:
     for alias, kind in ALIASES.items():
         if text.startswith(alias):
             return _named(kind, text, text.removeprefix(alias))
-    raise DestinationRefused(f"expected /queue/NAME, /topic/NAME or /temp-queue/NAME, got {text!r}")
+    raise DestinationRefused(f"expected /queue/NAME, /topic/NAME or /temp-queue/NAME, got {shown(text)}")
 
 
 def _named(kind: Kind, text: str, rest: str) -> Destination:
     if not rest:
-        raise DestinationRefused(f"the name is missing in {text!r}")
+        raise DestinationRefused(f"the name is missing in {shown(text)}")
     if ",/" in rest:
-        raise DestinationRefused(f"several destinations in one ({text!r}) are not served by this version")
+        raise DestinationRefused(f"several destinations in one ({shown(text)}) are not served by this version")
     return Destination(kind, kind.value + rest)
 
 
@@ -64,23 +64,23 @@ def check_topic_name(name: str) -> None:
     """A topic that a SEND may name. Raises DestinationRefused for wildcards and for `$` topics."""
     words = name.removeprefix(Kind.TOPIC.value).split(".")
     if any(word in ("*", "#", ">") for word in words):
-        raise DestinationRefused(f"a SEND needs the name of one topic, {name!r} has a wildcard")
+        raise DestinationRefused(f"a SEND needs the name of one topic, {shown(name)} has a wildcard")
     if words[0].startswith("$"):
-        raise DestinationRefused(f"topics that begin with $ are the broker's own: {name!r} takes no SEND")
+        raise DestinationRefused(f"topics that begin with $ are the broker's own: {shown(name)} takes no SEND")
 
 
 def check_pattern(name: str) -> None:
     """A topic pattern that a SUBSCRIBE may name. Raises DestinationRefused where `>` is not last."""
     words = name.removeprefix(Kind.TOPIC.value).split(".")
     if ">" in words[:-1]:
-        raise DestinationRefused(f"the wildcard > may only stand last, in {name!r} it does not; # may stand anywhere")
+        raise DestinationRefused(f"the wildcard > may only stand last, in {shown(name)} it does not; # may stand anywhere")
 
 
 def check_queue_subscription(name: str) -> None:
     """A queue has one name. Raises DestinationRefused for wildcards on queues."""
     words = name.removeprefix(Kind.QUEUE.value).split(".")
     if any(word in ("*", "#", ">") for word in words):
-        raise DestinationRefused(f"wildcards are for topics, {name!r} is a queue")
+        raise DestinationRefused(f"wildcards are for topics, {shown(name)} is a queue")
 
 
 def matches(pattern: tuple[str, ...], words: tuple[str, ...]) -> bool:

@@ -117,7 +117,10 @@ class Queue:
     def _take(self, count: int, keeper: MarkKeeper) -> list[Message]:
         """Up to `count` from the front; none where the mark has to become durable first."""
         if self.returned:
-            return self._take_returned(count)
+            batch = self._take_returned(count)
+            if batch or not self.ready:
+                return batch
+            # All that had returned was settled late: on with what was never delivered.
         ready = self.ready
         if count >= len(ready):
             batch = list(ready)

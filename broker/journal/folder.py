@@ -129,9 +129,8 @@ def _ensure_dir(disk: Disk, path: str) -> None:
         disk.make_dir(path)
     disk.sync_dir(path)
     try:
-        disk.sync_dir(
-            parent
-        )  # also where the folder was there: a start that was killed may have left it unsynced
+        # Also where the folder was there: a start that was killed may have left its name unsynced.
+        disk.sync_dir(parent)
     except PermissionError:
         if made:
             raise

@@ -82,29 +82,11 @@ class Case:
 # proof, for and against.
 CASES: Final = (
     Case(Named.HERE, None, None, None, Verdict.ENDED, "the next segment names this end"),
-    Case(
-        Named.OTHER,
-        None,
-        None,
-        None,
-        Verdict.DAMAGED,
-        "the next segment goes on from another record than this file's last",
-    ),
-    Case(
-        Named.BEYOND,
-        None,
-        None,
-        None,
-        Verdict.DAMAGED,
-        "the next segment proves that more records were synced",
-    ),
-    Case(
-        Named.NOT, Later.PROVEN, None, None, Verdict.DAMAGED, "a later record proves that this one was synced"
-    ),
+    Case(Named.OTHER, None, None, None, Verdict.DAMAGED, "the next segment names another last record"),
+    Case(Named.BEYOND, None, None, None, Verdict.DAMAGED, "the next segment names a later end"),
+    Case(Named.NOT, Later.PROVEN, None, None, Verdict.DAMAGED, "a later record proves that it was synced"),
     Case(Named.NOT, None, None, Length.SHORT, Verdict.DAMAGED, "the file is shorter than it was made"),
-    Case(
-        Named.NOT, Later.UNPROVEN, None, None, Verdict.TORN, "a later part of an unsynced write landed first"
-    ),
+    Case(Named.NOT, Later.UNPROVEN, None, None, Verdict.TORN, "a later part of an unsynced write landed"),
     Case(Named.NOT, Later.NONE, Rest.OTHER, None, Verdict.TORN, "an unsynced write was cut short"),
     Case(Named.NOT, Later.NONE, Rest.ZEROS, None, Verdict.CLEAN, "nothing was written here"),
 )

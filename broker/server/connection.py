@@ -111,8 +111,12 @@ class Connection(asyncio.Protocol):
         self._hub.output.book(-self._buffered)
         self._buffered = 0
         self._doorkeeper.went(self)
+        self._end_session()
+
+    def _end_session(self) -> None:
+        """What the peer had in flight returns. May be called twice."""
         try:
-            session.ended()
+            self.session.ended()
         except StorageFailed as failure:
             self._hub.storage_failed(failure)
         self._hub.wake()
@@ -155,6 +159,9 @@ class Connection(asyncio.Protocol):
             return
         self._ending = True
         self.resume()
+        if not self._clogged:
+            # All is said, so what the peer had in flight returns now and not when it closes its half.
+            self._end_session()
         if self._peer_done:
             self._transport.close()
         elif self._transport.can_write_eof():

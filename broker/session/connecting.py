@@ -74,7 +74,7 @@ def connected(frame: Frame, version: Version, token: str, limits: Limits) -> byt
     for ours, theirs in (("user-name", "login"), ("response-id", "request-id"), ("receipt-id", "receipt")):
         if _PLAIN.fullmatch(headers.get(theirs, "")):
             lines.append((ours, headers[theirs]))
-    return encode(version, "CONNECTED", lines)
+    return encode(version, "CONNECTED", lines) + b"\n"
 
 
 def error_frame(error: ProtocolError, version: Version, receipt: bytes | None, *, known: bool) -> bytes:
@@ -85,7 +85,7 @@ def error_frame(error: ProtocolError, version: Version, receipt: bytes | None, *
     detail = str(error).encode(errors="replace") if known else error.summary.encode()
     if len(detail) > _DETAIL_MAX:
         detail = detail[:_DETAIL_MAX].decode(errors="ignore").encode()
-    frame = encode(version, "ERROR", lines, detail + b"\n")
+    frame = encode(version, "ERROR", lines, detail + b"\n") + b"\n"
     return frame if receipt is None else _with_receipt(frame, receipt)
 
 
@@ -95,7 +95,7 @@ def storage_error(receipt: bytes | None) -> bytes:
         "ERROR",
         [("message", "storage failure"), ("content-type", "text/plain")],
         b"the broker can keep nothing any more and stops; what was not receipted may be lost\n",
-    )
+    ) + b"\n"
     return frame if receipt is None else _with_receipt(frame, receipt)
 
 

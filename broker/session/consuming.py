@@ -9,7 +9,7 @@ from typing import Final
 from broker.config import Limits
 from broker.core import AckMode, Broker, Kind, Message, Outlet, Queue, Subscription
 from broker.core.destination import check_pattern, check_queue_subscription, parse, temporary_name
-from broker.errors import BadHeader, DestinationRefused, LimitReached, UnknownName
+from broker.errors import BadHeader, DestinationRefused, LimitReached, UnknownName, shown
 from broker.session.delivering import Lead, needs_ack_header
 from broker.session.transactions import Held, Transaction
 from broker.stomp import Version, parse_number
@@ -59,12 +59,12 @@ class Consumer:
         try:
             ack = AckMode(mode)
         except ValueError:
-            raise BadHeader(f"ack is auto, client or client-individual, got {mode!r}") from None
+            raise BadHeader(f"ack is auto, client or client-individual, got {shown(mode)}") from None
         prefetch = _prefetch(headers, self._limits)
         # Without an id a 1.0 subscription is known by its destination. No client can write this key as an id.
         key = id if id is not None else f"\0{text}"
         if key in self.subscriptions:
-            raise UnknownName(f"subscription {id if id is not None else text!r} is there already")
+            raise UnknownName(f"subscription {shown(id if id is not None else text)} is there already")
         if len(self.subscriptions) >= self._limits.subscriptions:
             raise LimitReached(f"{len(self.subscriptions)} subscriptions, limits.subscriptions allows no more")
         self._number += 1
@@ -88,7 +88,7 @@ class Consumer:
         """This connection's own queue of that name. Raises DestinationRefused for another connection's."""
         name = temporary_name(self._token, text)
         if not name.startswith(f"{Kind.TEMP_QUEUE.value}{self._token}."):
-            raise DestinationRefused(f"{text!r} belongs to another connection, only that one may consume from it")
+            raise DestinationRefused(f"{shown(text)} belongs to another connection, only that one may consume from it")
         return self._broker.queue(name, owner=self._token)
 
     def expect_replies(self, reply_to: str) -> None:
@@ -105,7 +105,7 @@ class Consumer:
         key = id if id is not None else "\0" + headers.get("destination", "")
         subscription = self.subscriptions.pop(key, None)
         if subscription is None:
-            raise UnknownName(f"no subscription {(id or headers.get('destination', ''))!r} on this connection")
+            raise UnknownName(f"no subscription {shown(id or headers.get('destination', ''))} on this connection")
         if (queue := subscription.queue) is not None and subscription.ack is not AckMode.AUTO:
             self._late.update((mid, (queue, message)) for mid, message in subscription.in_flight.items())
             while len(self._late) > _LATE_MAX:
@@ -228,7 +228,7 @@ class Consumer:
         if self._late_id(id) is not None or (self._automatic and id.startswith(self._broker.prefix[:-1])):
             return None
         raise UnknownName(
-            f"no delivery with the id {id.decode(errors='replace')!r} is waiting for an acknowledgement here"
+            f"no delivery with the id {shown(id)} is waiting for an acknowledgement here"
         )
 
     def _hit(self, subscription: Subscription, message_id: bytes) -> tuple[Subscription, bytes] | None:

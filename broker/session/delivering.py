@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from broker.core import AckMode, Broadcast, Envelope, Message, Subscription
 from broker.stomp import Version, canonical_lines, lines_for
 
+# Every frame of ours ends with an EOL behind its NUL, as those of RabbitMQ do: PHP's PECL stomp takes the next
+# byte for one, and drops the frame if it is none.
+FRAME_END: Final = b"\0\n"
 _FRAME_OVERHEAD = 256  # bytes; what a MESSAGE has beside its body, roughly, when room is reckoned
 
 
@@ -64,21 +69,21 @@ def encode(
             times = message.deliveries + 1
             own += b"redelivered:true\ndelivery-count:%d\n" % times
             if with_ack:
-                extend((start, message_id, b"\nack:%b-%d" % (message_id, times), lines, own, tail, body, b"\0"))
+                extend((start, message_id, b"\nack:%b-%d" % (message_id, times), lines, own, tail, body, FRAME_END))
             else:
-                extend((start, message_id, lines, own, tail, body, b"\0"))
+                extend((start, message_id, lines, own, tail, body, FRAME_END))
         elif with_ack:
             if lead.numbered and subscription.queue is None:
                 ack = b"\nack:%b-%d" % (message_id, subscription.number)
-                extend((start, message_id, ack, lines, own, tail, body, b"\0"))
+                extend((start, message_id, ack, lines, own, tail, body, FRAME_END))
             elif own:
-                extend((start, message_id, b"\nack:", message_id, lines, own, tail, body, b"\0"))
+                extend((start, message_id, b"\nack:", message_id, lines, own, tail, body, FRAME_END))
             else:
-                extend((start, message_id, b"\nack:", message_id, lines, tail, body, b"\0"))
+                extend((start, message_id, b"\nack:", message_id, lines, tail, body, FRAME_END))
         elif own:
-            extend((start, message_id, lines, own, tail, body, b"\0"))
+            extend((start, message_id, lines, own, tail, body, FRAME_END))
         else:
-            extend((start, message_id, lines, tail, body, b"\0"))
+            extend((start, message_id, lines, tail, body, FRAME_END))
         count += 1
         size += length + _FRAME_OVERHEAD
         if size >= room:
@@ -99,7 +104,7 @@ def encode_broadcast(subscription: Subscription, broadcast: Broadcast, version: 
                 own = lines_for(version, own)[0]
             body = message.body
             rests.append(
-                b"%b%d%b%bcontent-length:%d\n\n%b\0" % (envelope.prefix, message.seq, lines, own, len(body), body)
+                b"%b%d%b%bcontent-length:%d\n\n%b\0\n" % (envelope.prefix, message.seq, lines, own, len(body), body)
             )
         broadcast.wire[version] = rests
     lead: Lead = subscription.wire

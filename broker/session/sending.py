@@ -7,7 +7,7 @@ from typing import Final
 from broker.config import Limits
 from broker.core import Kind, Route
 from broker.core.destination import check_topic_name, parse, temporary_name
-from broker.errors import BadHeader
+from broker.errors import BadHeader, shown
 from broker.stomp import Block, canonical_lines, parse_number
 
 # Names that only the broker may say: taken out of a SEND, never refused (features.md, "SEND").
@@ -28,8 +28,8 @@ _NUMBERS: Final = {
     "delay": (-(10**15), 10**15),
     "deliver-at": (0, 10**15),
 }
-STEERING: Final = _NOT_CARRIED | frozenset(_NUMBERS) | {
-    "persistent", "JMSDeliveryMode", "destination-type", "reply-to", "timestamp",
+STEERING: Final = BROKERS_OWN | frozenset(_NUMBERS) | {
+    "destination", "transaction", "persistent", "JMSDeliveryMode", "destination-type", "reply-to", "timestamp",
 }  # fmt: skip
 """Headers that the session looks at; they are the same for all messages of a run (see `stomp.Parser`)."""
 
@@ -87,11 +87,11 @@ def _persistent(headers: dict[str, str]) -> bool:
     value = headers.get("persistent")
     if value is not None:
         if value.lower() not in ("true", "false"):
-            raise BadHeader(f"persistent is true or false, got {value!r}")
+            raise BadHeader(f"persistent is true or false, got {shown(value)}")
         return value.lower() == "true"
     mode = headers.get("JMSDeliveryMode")
     if mode is not None:
         if mode.upper() not in _DELIVERY_MODES:
-            raise BadHeader(f"JMSDeliveryMode is one of {', '.join(_DELIVERY_MODES)}, got {mode!r}")
+            raise BadHeader(f"JMSDeliveryMode is one of {', '.join(_DELIVERY_MODES)}, got {shown(mode)}")
         return _DELIVERY_MODES[mode.upper()]
     return True

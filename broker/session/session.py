@@ -11,7 +11,7 @@ from typing import Final
 from broker.budget import Budget
 from broker.config import Limits
 from broker.core import AckMode, Broadcast, Broker, Message, Queue, Subscription
-from broker.errors import BadFrame, BadHeader, HeldTooLong, LimitReached, NotAllowedNow, NotStomp, ProtocolError, StorageFailed
+from broker.errors import BadFrame, BadHeader, HeldTooLong, LimitReached, NotAllowedNow, NotStomp, ProtocolError, StorageFailed, shown
 from broker.session import connecting
 from broker.session.consuming import Consumer
 from broker.session.delivering import encode, encode_broadcast
@@ -24,7 +24,7 @@ from broker.stomp import encode as encode_frame
 _BIG_BODY: Final = 64 * 1024  # a body over this takes its room from the budget before it is read
 _SLOWEST_BODY: Final = 1024  # bytes/s that a body must keep up after the frame deadline
 _RECEIPT: Final = b"RECEIPT\nreceipt-id:"
-_RECEIPTS: Final = b"\n\n\0" + _RECEIPT
+_RECEIPTS: Final = b"\n\n\0\n" + _RECEIPT
 
 Item = SendRun | AckRun | Frame | ProtocolError
 
@@ -146,9 +146,9 @@ class Session:
         if frame.command == "DISCONNECT":
             self.state = State.CLOSING
             self._innocent = True
-            self._answer(_RECEIPT + frame.receipt + b"\n\n\0" if frame.receipt is not None else b"", close=True)
+            self._answer(_RECEIPT + frame.receipt + b"\n\n\0\n" if frame.receipt is not None else b"", close=True)
         elif frame.receipt is not None:
-            self._answer(_RECEIPT + frame.receipt + b"\n\n\0")
+            self._answer(_RECEIPT + frame.receipt + b"\n\n\0\n")
 
     def _connect(self, frame: Frame, now: float) -> None:
         version, beats = connecting.negotiate(frame, self.limits)
@@ -182,7 +182,7 @@ class Session:
             self._transactions.count(transaction, len(run.bodies), size)
             transaction.sends.append((memo.route, run.owns, run.bodies))
         if receipts is not None:
-            end = b"\ndropped:true\n\n\0" if dropped else b"\n\n\0"
+            end = b"\ndropped:true\n\n\0\n" if dropped else b"\n\n\0\n"
             self._answer(_RECEIPT + (end + _RECEIPT if dropped else _RECEIPTS).join(receipts) + end)
 
     def _address(self, block: Block) -> Address:
@@ -232,7 +232,7 @@ class Session:
         requeue = True
         if frame.command == "NACK" and "requeue" in headers:
             if headers["requeue"].lower() not in ("true", "false"):
-                raise BadHeader(f"requeue is true or false, got {headers['requeue']!r}")
+                raise BadHeader(f"requeue is true or false, got {shown(headers['requeue'])}")
             requeue = headers["requeue"].lower() == "true"
         failure = headers.get("failure-reason", "")
         name = headers.get("transaction")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from broker.budget import Account
 from broker.config import Limits
 from broker.core import Message, Queue, Sends, Subscription
-from broker.errors import LimitReached, UnknownName
+from broker.errors import LimitReached, UnknownName, shown
 
 _ACTION_BYTES = 256  # what an action costs beside the bodies, roughly
 
@@ -45,7 +45,7 @@ class Transactions:
     def begin(self, name: str) -> None:
         """Raises UnknownName where the name is taken, LimitReached where there are too many."""
         if name in self._open:
-            raise UnknownName(f"transaction {name!r} has begun already")
+            raise UnknownName(f"transaction {shown(name)} has begun already")
         if len(self._open) >= self._limits.transactions:
             raise LimitReached(f"{len(self._open)} transactions are open, limits.transactions allows no more")
         self._open[name] = Transaction()
@@ -54,7 +54,7 @@ class Transactions:
         """Raises UnknownName."""
         transaction = self._open.get(name)
         if transaction is None:
-            raise UnknownName(f"no transaction {name!r} has begun on this connection")
+            raise UnknownName(f"no transaction {shown(name)} has begun on this connection")
         return transaction
 
     def count(self, transaction: Transaction, actions: int, size: int) -> None:

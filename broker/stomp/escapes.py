@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from broker.errors import BadEscape
+from broker.errors import BadEscape, shown
 from broker.stomp.frames import Version
 
 # STOMP 1.0 knows no escapes. 1.1 has three; a CR is an ordinary octet there and has no escape.
@@ -20,13 +20,6 @@ _MEANING: Final = {
     Version.V1_1: {"n": "\n", "c": ":", "\\": "\\"},
     Version.V1_2: {"n": "\n", "c": ":", "\\": "\\", "r": "\r"},
 }
-
-
-def shown(value: str | bytes) -> str:
-    """A peer's text as an error may quote it: ASCII only, 64 characters at most, in quotes."""
-    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
-    quoted = ascii(text[:64])
-    return quoted if len(text) <= 64 else quoted + "..."
 
 
 def escape(value: str, version: Version) -> str:

@@ -67,7 +67,7 @@ class Half:
         self.parts: list[bytes | bytearray] = []
 
     def keep(self, piece: bytes) -> None:
-        """Large pieces are kept as they are, small ones gathered, so no byte is copied for each later piece."""
+        """Large pieces are kept as they are, small ones gathered: no byte is copied for each later piece."""
         self.got += len(piece)
         if self.drop:
             return

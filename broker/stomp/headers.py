@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from broker.errors import BadHeader, BodyTooLong, HeaderTooLong
-from broker.stomp.escapes import shown, unescape
+from broker.errors import BadHeader, BodyTooLong, HeaderTooLong, shown
+from broker.stomp.escapes import unescape
 from broker.stomp.frames import Version
 from broker.stomp.limits import WireLimits
 

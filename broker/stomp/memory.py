@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from broker.stomp.encode import canonical_lines
+from broker.stomp.escapes import escape
 from broker.stomp.frames import Block, Version
 from broker.stomp.half import Half, Item
 from broker.stomp.headers import Lines
@@ -27,7 +27,8 @@ class _Family:
     values:    those of the first one.
     varying:   places of the headers that were seen with different values, ever; they only grow.
     compared:  places of the others, `receipt` excepted.
-    stay, own: places of the lines that make the block, and of those that are each message's own.
+    stay:      places of the lines that make the block.
+    own:       places of those that are each message's own, with `name:` as STOMP 1.2 escapes it.
     shapeless: no shape can be made of them.
     """
 
@@ -40,7 +41,7 @@ class _Family:
         self.shapeless = False
         self.compared: tuple[int, ...] = ()
         self.stay: tuple[int, ...] = ()
-        self.own: tuple[int, ...] = ()
+        self.own: tuple[tuple[int, str], ...] = ()
         self.part(names)
 
     def part(self, names: tuple[str, ...]) -> None:
@@ -49,7 +50,11 @@ class _Family:
         places = range(len(names))
         self.compared = tuple(at for at in places if at not in varying and names[at] != "receipt")
         self.stay = tuple(at for at in self.compared if names[at] != "content-length")
-        self.own = tuple(at for at in places if at in varying and names[at] != "content-length")
+        self.own = tuple(
+            (at, escape(names[at], Version.V1_2) + ":")
+            for at in places
+            if at in varying and names[at] != "content-length"
+        )
 
     def grows(self, values: tuple[str, ...]) -> set[int]:
         """Places of headers that differ for the first time."""
@@ -73,7 +78,7 @@ class Memory:
         self._limits = limits
         self._steering = steering
         self._blocks: dict[bytes, Block] = {}
-        self._families: dict[tuple[tuple[str, ...], tuple[str, ...]], _Family] = {}
+        self._families: dict[tuple[object, ...], _Family] = {}
         self._shapes: list[Shape] = []
         self._last: Shape | None = None
         self._misses = 0
@@ -116,7 +121,7 @@ class Memory:
         if repeats:
             return self._remembered(raws, lines, _stay(names)), None
         steering = self._steering
-        key = (names, tuple([value for name, value in zip(*lines, strict=True) if name in steering]))
+        key = (names, *[values[at] for at, name in enumerate(names) if name in steering])
         family = self._families.get(key)
         if family is None:
             if len(self._families) >= FAMILIES:
@@ -134,7 +139,8 @@ class Memory:
             self._shape(family, block, raw, raws, names, size)
         if not family.own:
             return block, None
-        return block, canonical_lines([(names[at], values[at]) for at in family.own])
+        own = [name + escape(values[at], Version.V1_2) for at, name in family.own]
+        return block, ("\n".join(own) + "\n").encode()
 
     def _remembered(self, raws: list[bytes], lines: Lines, stay: tuple[int, ...]) -> Block:
         """The block of the lines that stay, the same object for the same bytes where it is remembered."""

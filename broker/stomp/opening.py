@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from broker.errors import NotAllowedNow, NotStomp
-from broker.stomp.escapes import shown
+from broker.errors import NotAllowedNow, NotStomp, shown
 
 EOLS_BEFORE_CONNECT: Final = 16
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from broker.errors import BadFrame, BodyTooLong, HeaderTooLong, NotAllowedNow, NotStomp, ProtocolError
+from broker.errors import BadFrame, BodyTooLong, HeaderTooLong, NotAllowedNow, NotStomp, ProtocolError, shown
 from broker.stomp.ackshape import ID_NAMES, AckMemory, emit_acks
-from broker.stomp.escapes import escape, shown
+from broker.stomp.escapes import escape
 from broker.stomp.frames import Frame, Version
 from broker.stomp.half import Half, Item
 from broker.stomp.headers import (

@@ -21,21 +21,21 @@ class Conversation:
 
     socket: socket.socket
     commands: list[str] = field(default_factory=list)
-    sent: list[tuple[dict[str, str], bytes, bool]] = field(
-        default_factory=list
-    )  # headers, body, with receipt
+    # headers, body, whether it asked for a receipt
+    sent: list[tuple[dict[str, str], bytes, bool]] = field(default_factory=list)
     subscribes: list[dict[str, str]] = field(default_factory=list)
     acked: list[str] = field(default_factory=list)
     login: dict[str, str] = field(default_factory=dict)
     credit: int = 0
     delivered: int = 0
+    settled: int = 0
 
     def write(self, command: str, headers: list[tuple[str, str]], body: bytes = b"") -> None:
         self.socket.sendall(encode(Version.V1_2, command, headers, body))
 
 
 class FakeBroker:
-    """`waiting` goes to whoever subscribes, `prefetch` at a time. `hook` may answer a command itself: then True."""
+    """`waiting` goes to whoever subscribes, `prefetch` at a time. `hook` may answer itself: then True."""
 
     def __init__(self, waiting: list[bytes] | None = None, hook: Hook | None = None) -> None:
         self.waiting = deque(waiting or [])
@@ -117,7 +117,11 @@ class FakeBroker:
             for name in item.ids:
                 conversation.commands.append("ACK")
                 conversation.acked.append(name.decode())
-                conversation.credit += 1
+                if conversation.subscribes[-1]["ack"] == "client":  # and all before it
+                    conversation.credit += int(name[1:]) - conversation.settled
+                    conversation.settled = int(name[1:])
+                else:
+                    conversation.credit += 1
             return
         conversation.commands.append(item.command)
         if item.command == "CONNECT":

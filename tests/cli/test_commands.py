@@ -35,7 +35,7 @@ def feed_stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
 
 
-def start(*words: str, **options: object) -> subprocess.Popen[bytes]:
+def start(*words: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "broker", *words],
         cwd=ROOT,
@@ -347,15 +347,16 @@ def test_what_could_not_be_printed_is_never_acknowledged(
 # Whole processes: signals and pipes
 
 
-def test_ctrl_c_is_quiet_and_what_was_printed_is_acknowledged() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_quiet_and_what_was_printed_is_acknowledged(number: signal.Signals) -> None:
     with FakeBroker([b"one", b"two"]) as broker:
         process = start("receive", "/queue/a", "--count", "5", "--url", broker.url)
         assert process.stdout is not None
         assert process.stdout.readline() == b"one\n"
         assert process.stdout.readline() == b"two\n"
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate(timeout=20)
-        assert (process.returncode, out, err) == (130, b"", b"")
+        assert (process.returncode, out, err) == (128 + number, b"", b"")
         assert broker.last.acked == ["a1", "a2"]
 
 

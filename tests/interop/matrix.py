@@ -162,7 +162,7 @@ def _compare(sender: Client, receiver: Client, got: Sequence[Mapping[str, Any]])
 
 def put(queue: str, mark: bytes, port: int) -> None:
     """Send one message with the header `x-from:MARK`, and wait for its receipt."""
-    with _connected(port) as peer:
+    with connected(port) as peer:
         peer.sendall(
             b"SEND\ndestination:%b\nx-from:%b\nreceipt:put\n\nlast\0" % (queue.encode(), mark)
         )
@@ -176,17 +176,26 @@ def left_over(queue: str, port: int) -> bytes:
     """
     last = b"nobody"
     put(queue, last, port)
-    with _connected(port) as peer:
+    with connected(port) as peer:
         peer.sendall(b"SUBSCRIBE\nid:0\ndestination:%b\nack:auto\n\n\0" % queue.encode())
         got = _read_until(peer, b"x-from:" + last)
         head = got[got.index(b"MESSAGE") :].partition(b"\n\n")[0]
         return b"" if last in head else head[:300]
 
 
-def _connected(port: int) -> socket.socket:
+def connected(port: int) -> socket.socket:
+    """A socket on which CONNECT was said; CONNECTED is still to be read."""
     peer = socket.create_connection(("127.0.0.1", port), CLIENT_SECONDS_MAX)
     peer.sendall(b"CONNECT\naccept-version:1.2\nhost:/\nlogin:guest\npasscode:guest\n\n\0")
     return peer
+
+
+def read_to_end(peer: socket.socket) -> bytes:
+    """All that comes until the broker closes."""
+    got = bytearray()
+    while data := peer.recv(65536):
+        got += data
+    return bytes(got)
 
 
 def _read_until(peer: socket.socket, end: bytes) -> bytes:

@@ -53,6 +53,20 @@ def test_a_client_of_any_language_talks_with_all_others(
     assert result.received[client.name] == len(matrix.BODIES) * senders
 
 
+def test_every_frame_ends_with_an_eol_behind_its_nul_which_pecl_stomp_insists_on(port: int) -> None:
+    with matrix.connected(port) as peer:
+        peer.sendall(
+            b"SUBSCRIBE\nid:0\ndestination:/queue/interop.ends\n\n\0"
+            b"SEND\ndestination:/queue/interop.ends\nreceipt:one\n\nbody\0"
+            b"DISCONNECT\nreceipt:two\n\n\0"
+        )
+        frames = matrix.read_to_end(peer).split(b"\0\n")
+    assert {frame.partition(b"\n")[0] for frame in frames} == {b"CONNECTED", b"RECEIPT", b"MESSAGE", b""}
+    with matrix.connected(port) as peer:
+        peer.sendall(b"ACK\nid:nothing\n\n\0")
+        assert matrix.read_to_end(peer).endswith(b"\0\n")
+
+
 def test_a_message_that_nobody_acknowledged_is_found_on_its_queue(port: int) -> None:
     queue = "/queue/interop.self-test"
     assert matrix.left_over(queue, port) == b""

@@ -4,7 +4,23 @@ from __future__ import annotations
 
 import re
 
-from tests.live.scene import ANY, NONE, Case, Save, c, case, closed, error, hang_up, left, put, receipt, receipt_among, s, up
+from tests.live.scene import (
+    ANY,
+    NONE,
+    Case,
+    Save,
+    c,
+    case,
+    closed,
+    error,
+    hang_up,
+    left,
+    put,
+    receipt,
+    receipt_among,
+    s,
+    up,
+)
 from tests.live.table_connect import expect_different
 from tests.live.table_frames import SUB, VERSIONS, ids
 

@@ -88,7 +88,9 @@ class SimDisk:
         self.counts: dict[str, int] = {}
         self.faults: list[Fault] = []
         self.power_at: int | None = None  # the call, counted by `calls`, in which the power goes
-        self.trace: list[tuple[str, str]] | None = None  # (operation, path) of each call that changes or syncs
+        self.trace: list[tuple[str, str]] | None = (
+            None  # (operation, path) of each call that changes or syncs
+        )
         self.on_call: Callable[[str, str], None] | None = None
 
     # ------------------------------------------------------------------------------------------------- the faults
@@ -419,7 +421,9 @@ def _parts(path: str) -> list[str]:
     return [part for part in path.split("/") if part not in ("", ".")]
 
 
-def _apply(names: dict[str, Inode | Folder], remove: str | None, node: Inode | Folder, add: str | None) -> None:
+def _apply(
+    names: dict[str, Inode | Folder], remove: str | None, node: Inode | Folder, add: str | None
+) -> None:
     if remove is not None and names.get(remove) is node:
         del names[remove]
     if add is not None:
