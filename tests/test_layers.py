@@ -37,9 +37,9 @@ REAL_DOORS = {"SystemClock", "SystemDisk", "SystemRng"}
 
 # Modules that reach the clock, the disk, the network or chance.
 DOOR_MODULES = {
-    "asyncio", "fcntl", "glob", "http.client", "http.server", "mmap", "multiprocessing", "os", "pathlib", "queue", "random",
-    "secrets", "select", "selectors", "shutil", "signal", "socket", "socketserver", "ssl", "tempfile",
-    "threading", "time", "urllib.request", "uuid",
+    "asyncio", "fcntl", "glob", "http.client", "http.server", "mmap", "multiprocessing", "os", "pathlib",
+    "queue", "random", "secrets", "select", "selectors", "shutil", "signal", "socket", "socketserver", "ssl",
+    "tempfile", "threading", "time", "urllib.request", "uuid",
 }  # fmt: skip
 NEVER_MODULES = {
     "pickle",

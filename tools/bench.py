@@ -348,7 +348,8 @@ def main() -> int:
         options.json.write_text(json.dumps(document, indent=1) + "\n")
     failed = [result for result in results if result.error]
     for result in failed:
-        print(f"failed: {result.scenario}, {result.contender}, run {result.run}: {result.error[-300:].strip()}")
+        where = f"{result.scenario}, {result.contender}, run {result.run}"
+        print(f"failed: {where}: {result.error[-300:].strip()}")
     return 1 if failed else 0
 
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What an idle connection costs: memory of the broker before and after 2,000 that are subscribed.
 
-    python3 tools/idle.py                    this broker: with one queue for all, and with a queue for each
-    python3 tools/idle.py --peer rabbitmq    RabbitMQ's STOMP plugin
+python3 tools/idle.py                    this broker: with one queue for all, and with a queue for each
+python3 tools/idle.py --peer rabbitmq    RabbitMQ's STOMP plugin
 """
 
 from __future__ import annotations

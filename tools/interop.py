@@ -32,7 +32,11 @@ from tests.interop.catalogue import CLIENTS, Client, default_prefix  # noqa: E40
 def run(command: list[str], note: str) -> None:
     """One installation step; a failure is told and not fatal: its clients are skipped then."""
     print(f"{note}: {' '.join(command)}", flush=True)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        print(f"  failed: {error}")
+        return
     if done.returncode:
         print(f"  failed ({done.returncode}): {(done.stderr or done.stdout)[-500:].strip()}")
 

@@ -1,4 +1,4 @@
-"""The log under a seed: random work on a simulated disk, crashes, faults and damage, checked against a plain list.
+"""The log under a seed: random work on a simulated disk, crashes, faults, damage; checked against a plain list.
 
     python tools/logsim.py --seed 4711          one run, told step by step
     python tools/logsim.py --seeds 0:20000      many; the first failure names its seed
@@ -10,7 +10,7 @@ Promises that are checked after every restart:
 4. no false alarm: a crash, a kill or a failing disk alone never makes a start be refused as damaged;
 5. twice the same: a crash during the start does not change what the next start finds.
 And on copies of the disk, with bytes changed that were synced before the last witness:
-6. no silent damage: the start is refused, or the bytes are ones that nobody reads and the records are all there.
+6. no silent damage: the start is refused, or nobody reads those bytes and the records are all there.
 """
 
 from __future__ import annotations
@@ -102,8 +102,9 @@ class Counts:
 class Model:
     """What the log must and may hold.
 
-    history: (lsn, what a replay must give for it) of every record that can still be there. receipted: the LSN up to
-    which nothing may be missing. firsts: the LSNs at which a replay may begin (before or after an unsynced TRIM).
+    history: (lsn, what a replay must give for it) of every record that can still be there. receipted: the LSN
+    up to which nothing may be missing. firsts: the LSNs at which a replay may begin (before or after an
+    unsynced TRIM).
     """
 
     history: list[tuple[int, list[tuple[int, Any]]]] = field(default_factory=list)
@@ -111,6 +112,7 @@ class Model:
     firsts: set[int] = field(default_factory=lambda: {1})
     highest_seq: int = 0
     clean: bool = False  # the last run ended with a clean witness
+    clean_lsn: int = 0
     trims: list[tuple[int, int]] = field(default_factory=list)  # (lsn of a TRIM, first lsn that is kept)
 
 
@@ -134,7 +136,8 @@ class World:
         self.log: Log | None = None
         self.live: dict[int, Any] = {}
 
-    # --------------------------------------------------------------------------------------------------- starting
+    # ---------------------------------------------------------------------------------------------------
+    # starting
 
     def open(self, disk: SimDisk) -> Log:
         return open_log(disk, DATA, self.settings, self.clock, SimRng(self.rng))
@@ -188,17 +191,22 @@ class World:
             raise Broken(
                 f"wrong: record {at} is {got[at]}, appended was {wanted[at] if at < len(wanted) else None}"
             )
+        end = log._end.lsn
         if model.clean and not log.summary.clean:
             raise Broken("a clean stop was not found to be one")
+        if log.summary.clean and end != model.clean_lsn:
+            raise Broken(
+                f"the log ends with lsn {end} and is called clean, the clean stop was at {model.clean_lsn}"
+            )
         model.history = got
-        end = log._end.lsn
         if end < model.receipted:
             raise Broken(f"the log ends with lsn {end}, {model.receipted} was synced")
         model.receipted = end  # what a start has found stays
         model.firsts = {first}
         model.trims = []
 
-    # ------------------------------------------------------------------------------------------------------- work
+    # -------------------------------------------------------------------------------------------------------
+    # work
 
     def work(self, steps: int) -> None:
         rng = self.rng
@@ -278,6 +286,8 @@ class World:
                 self.writer.run(batch)
             except OSError as error:
                 self.journal.done(batch, error)
+                if self.journal.failed is None or self.journal.take_batch() is not None:
+                    raise Broken("the journal goes on after an error of the disk") from error
                 raise StorageFailed("the disk said no") from error
             self.journal.done(batch, None)
             self.note_receipts()
@@ -300,12 +310,16 @@ class World:
         dead = journal.dead_segments()
         if not dead:
             return
+        wanted = {segment.number for segment in self.live.values()}
+        if any(segment.number in wanted or segment.last_lsn > self.model.receipted for segment in dead):
+            raise Broken(f"called dead: {dead}; live are {sorted(wanted)}")
         journal.trim(dead[: self.rng.randrange(len(dead)) + 1])
         first = journal.segments[0].first_lsn
         self.model.firsts.add(first)
         self.model.trims.append((journal.lsn, first))
 
-    # ----------------------------------------------------------------------------------------------------- the runs
+    # -----------------------------------------------------------------------------------------------------
+    # the runs
 
     def run(self) -> Counts:
         rng = self.rng
@@ -322,11 +336,11 @@ class World:
                 ending = f"storage failed: {error}"
                 self.counts.faults += 1
             self.say(f"run {number}: {ending}; lsn to {self.model.receipted} synced")
-            if "power" in ending or rng.random() < 0.5:
+            if rng.random() < (0.8 if "power" in ending else 0.5):
                 self.disk.crash()
                 self.counts.crashes += 1
             else:
-                self.disk.kill()
+                self.disk.kill()  # the process died at that call, the cache is still there
         self.start()
         self.trials()
         return self.counts
@@ -350,7 +364,7 @@ class World:
         choice = rng.random()
         if choice < 0.3:
             self.pump(all_of_it=True)
-            journal.append_witness(clean=True)
+            self.model.clean_lsn = journal.append_witness(clean=True)
             self.pump(all_of_it=True)
             self.model.clean = True
             try:
@@ -366,7 +380,8 @@ class World:
             self.pump()
         return "kill" if rng.random() < 0.3 else "power loss"
 
-    # --------------------------------------------------------------------------------------------------- the damage
+    # --------------------------------------------------------------------------------------------------- the
+    # damage
 
     def trials(self) -> None:
         """Damage to what was synced before the last witness, each time to a fresh copy."""
@@ -377,7 +392,8 @@ class World:
         if self.settings.fsync != "always":  # a first witness, to have everything synced before the last one
             self.journal.append_witness()
             self.pump(all_of_it=True)
-        # What is vouched for ends where the witness begins; it fills up a sector before it takes one of its own.
+        # What is vouched for ends where the witness begins; it fills up a sector before it takes one of its
+        # own.
         segment, witness_at = self.journal.segment, self.journal._offset
         self.journal.append_witness()
         self.pump(all_of_it=True)
@@ -441,14 +457,15 @@ class World:
         if choice < 0.45:
             at, bit = rng.randrange(limit), rng.randrange(8)
             return f"bit {bit} at {at}", data[:at] + bytes([data[at] ^ (1 << bit)]) + data[at + 1 :]
-        sector = rng.randrange(max(1, limit // SECTOR)) * SECTOR
+        sectors = (limit + SECTOR - 1) // SECTOR  # the last one may hold a part of the witness's filler, too
+        sector = rng.randrange(sectors) * SECTOR
         size = min(SECTOR, len(data) - sector)
         if choice < 0.65:
             return f"zeros at {sector}", data[:sector] + bytes(size) + data[sector + size :]
         if choice < 0.75:
             return f"junk at {sector}", data[:sector] + rng.randbytes(size) + data[sector + size :]
         if choice < 0.85:
-            other = rng.randrange(max(1, limit // SECTOR)) * SECTOR
+            other = rng.randrange(sectors) * SECTOR
             moved = data[other : other + size].ljust(size, b"\0")
             return f"sector {other} at {sector}", data[:sector] + moved + data[sector + size :]
         if choice < 0.95:

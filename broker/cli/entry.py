@@ -80,33 +80,35 @@ def _run(words: list[str]) -> int:
         near = difflib.get_close_matches(name, COMMANDS, 1, 0.5)
         hint = f"did you mean `stompd {near[0]}`?" if near else f"there are: {', '.join(COMMANDS)}"
         raise UsageError(f"there is no command {name!r}; {hint}")
-    args = _build_parser().parse_args(words)
-    command: Command = args.command
-    return command.run(args)
+    if name.startswith("-"):
+        _overview().parse_args(words)  # --help or --version, and whatever else is wrong
+    command = COMMANDS[name]
+    # Intermixed: the body may stand behind the options. (argparse cannot do that under a parser of commands.)
+    return command.run(_parser_of(command).parse_intermixed_args(words[1:]))
 
 
-def _build_parser() -> argparse.ArgumentParser:
+def _overview() -> _Parser:
     lines = "\n".join(f"  {name:<10} {command.HELP}" for name, command in COMMANDS.items())
-    top = _Parser(
+    parser = _Parser(
         prog="stompd",
         usage="stompd [COMMAND] [OPTIONS]     (no command: serve)",
         description=OVERVIEW.format(commands=lines),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--version", action="version", version=f"stompd {__version__}")
-    subparsers = top.add_subparsers(metavar="COMMAND", help=argparse.SUPPRESS)
-    for name, command in COMMANDS.items():
-        parser = subparsers.add_parser(
-            name,
-            help=command.HELP,
-            description=command.HELP[0].upper() + command.HELP[1:] + ".",
-            epilog=command.EPILOG,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        command.add_arguments(parser)
-        parser.set_defaults(command=command)
-    return top
+    parser.add_argument("--version", action="version", version=f"stompd {__version__}")
+    return parser
+
+
+def _parser_of(command: Command) -> _Parser:
+    parser = _Parser(
+        prog=f"stompd {command.NAME}",
+        description=f"{command.HELP[0].upper()}{command.HELP[1:]}.",
+        epilog=command.EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.add_arguments(parser)
+    return parser
 
 
 def _say(text: str) -> None:

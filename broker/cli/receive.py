@@ -143,7 +143,7 @@ class _Intake:
 
     def take(self, timeout: float | None) -> None:
         """Receive, print, acknowledge, until there are enough or nothing came for `timeout` seconds."""
-        self._client.subscribe(
+        subscription = self._client.subscribe(
             self._args.destination,
             ack=self._args.ack,
             prefetch=None if self._args.ack == "auto" else self._prefetch,
@@ -162,6 +162,8 @@ class _Intake:
             self.settle(all_of_it=not self._wanted())
             self._progress.update(self.printed)
         self.settle(all_of_it=True)
+        # In one piece with the acknowledgements, so that the slots that they free get no more messages.
+        self._client.unsubscribe(subscription)
 
     def _wanted(self) -> int:
         return BATCH if self._args.count is None else min(BATCH, self._args.count - self.printed)

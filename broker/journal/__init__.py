@@ -1,4 +1,4 @@
-"""The append-only log: records, segments, group commit, recovery. docs/journal-format.md describes the files."""
+"""The append-only log: records, segments, group commit, recovery (docs/journal-format.md)."""
 
 from broker.journal.batch import Batch, StorageSettings
 from broker.journal.journal import Journal
@@ -22,7 +22,8 @@ from broker.journal.segment import Segment
 from broker.journal.writer import Writer
 
 __all__ = [
-    "Acked", "Batch", "Delivered", "Journal", "Log", "Messages", "Moved", "RecordType", "Replayed", "Returned",
-    "Segment", "StorageSettings", "Summary", "Value", "Writer", "acked_payload", "delivered_payload",
-    "messages_payload", "moved_payload", "open_log", "returned_payload", "transaction_payload",
+    "Acked", "Batch", "Delivered", "Journal", "Log", "Messages", "Moved", "RecordType", "Replayed",
+    "Returned", "Segment", "StorageSettings", "Summary", "Value", "Writer", "acked_payload",
+    "delivered_payload", "messages_payload", "moved_payload", "open_log", "returned_payload",
+    "transaction_payload",
 ]  # fmt: skip

@@ -280,7 +280,7 @@ class Log:
             or header.first_lsn != header.prev_last_lsn + 1
         ):
             raise DataDamaged(
-                f"{path}: offset 0: the header is that of segment {header.number}, lsn {header.first_lsn} on, "
+                f"{path}: offset 0: the header is segment {header.number}'s, lsn {header.first_lsn} on, "
                 f"log {header.log_id.hex()}; expected segment {number}, log {self.log_id.hex()}. {_WAY_OUT}"
             )
         return header

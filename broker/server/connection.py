@@ -32,6 +32,7 @@ class Connection(asyncio.Protocol):
         self._due = 0.0
         self._clogged = False
         self._buffered = 0  # bytes in the transport as last seen, booked as output
+        self._room = hub.settings.limits.output
         self._ending = False
         self._discarded = 0
         self._logged_in = False
@@ -99,7 +100,7 @@ class Connection(asyncio.Protocol):
         if self._ending:
             self._end_after(LINGER)
         else:
-            self._made_room()
+            self.session.flushed()
         self._hub.wake()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -136,9 +137,12 @@ class Connection(asyncio.Protocol):
         if data:
             self._transport.write(data)
             session.wrote(self._loop.time())
-        self._book()
-        if not self._clogged:
-            self._made_room()
+        if self._clogged:
+            self._book()
+        else:
+            session.make_room(self._room)
+            if session.flushed():
+                self._hub.wake()
         if session.closing:
             self.finish()
 
@@ -147,11 +151,7 @@ class Connection(asyncio.Protocol):
         if buffered != self._buffered:
             self._hub.output.book(buffered - self._buffered)
             self._buffered = buffered
-        self.session.make_room(self._hub.settings.limits.output - buffered)
-
-    def _made_room(self) -> None:
-        if self.session.flushed():
-            self._hub.wake()
+        self.session.make_room(self._room - buffered)
 
     def finish(self) -> None:
         """Our last words are said: close our half, give the peer a moment to close its own, then insist."""

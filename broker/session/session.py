@@ -87,20 +87,24 @@ class Session:
             return
         parser = self._parser
         items: list[Item] = parser.feed(data)
-        if not parser.mid_frame:
+        if parser.mid_frame:
+            if items or not self._frame_since:
+                self._frame_since = now
+                self.due = min(self.due, now + self.limits.frame_deadline)
+            self._book_frames(parser.wanted, now)
+        elif self._frame_since:
             self._frame_since = 0.0
-        elif items or not self._frame_since:
-            self._frame_since = now
-            self.due = min(self.due, now + self.limits.frame_deadline)
-        if (wanted := parser.wanted) != self._booked:
-            self._frames.book(wanted - self._booked)
-            self._booked = wanted
-            if wanted > _BIG_BODY and self._budget.over and not self._held_since:
-                self._hold(now)
+            self._book_frames(0, now)
         if self._held_since:
             self._backlog += items
         else:
             self._process(items, now)
+
+    def _book_frames(self, wanted: int, now: float) -> None:
+        self._frames.book(wanted - self._booked)
+        self._booked = wanted
+        if wanted > _BIG_BODY and self._budget.over and not self._held_since:
+            self._hold(now)
 
     def _process(self, items: list[Item], now: float) -> None:
         for at, item in enumerate(items):

@@ -163,10 +163,8 @@ def _compare(sender: Client, receiver: Client, got: Sequence[Mapping[str, Any]])
 def put(queue: str, mark: bytes, port: int) -> None:
     """Send one message with the header `x-from:MARK`, and wait for its receipt."""
     with connected(port) as peer:
-        peer.sendall(
-            b"SEND\ndestination:%b\nx-from:%b\nreceipt:put\n\nlast\0" % (queue.encode(), mark)
-        )
-        _read_until(peer, b"receipt-id:put")
+        peer.sendall(b"SEND\ndestination:%b\nx-from:%b\nreceipt:put\n\nlast\0" % (queue.encode(), mark))
+        read_until(peer, b"receipt-id:put")
 
 
 def left_over(queue: str, port: int) -> bytes:
@@ -178,7 +176,7 @@ def left_over(queue: str, port: int) -> bytes:
     put(queue, last, port)
     with connected(port) as peer:
         peer.sendall(b"SUBSCRIBE\nid:0\ndestination:%b\nack:auto\n\n\0" % queue.encode())
-        got = _read_until(peer, b"x-from:" + last)
+        got = read_until(peer, b"x-from:" + last)
         head = got[got.index(b"MESSAGE") :].partition(b"\n\n")[0]
         return b"" if last in head else head[:300]
 
@@ -198,7 +196,7 @@ def read_to_end(peer: socket.socket) -> bytes:
     return bytes(got)
 
 
-def _read_until(peer: socket.socket, end: bytes) -> bytes:
+def read_until(peer: socket.socket, end: bytes) -> bytes:
     """All that comes, up to a chunk with `end`. Raises ConnectionError if the broker closes before that."""
     got = bytearray()
     while end not in got:

@@ -2,16 +2,16 @@
 
 What lasts and what does not:
 
-- A file has bytes on the medium and bytes in the cache. `sync_data` makes the cached bytes and the size durable. At a
-  crash each 512-byte sector written since then is old, new or one of the versions in between, by itself, or the bytes
-  written in it are junk or zeros; the size may be ahead of the data. Bytes that no write touched since the last sync
-  stay what they are (disks keep that; SQLite calls it powersafe overwrite).
-- A folder has names on the medium and operations (create, rename, unlink, make_dir) that `sync_dir` makes durable. At
-  a crash any subset of the others happened; each is atomic.
-- A sync can fail: the dirty sectors turn clean, some of them on the medium and some not; the cache keeps the new bytes
-  (ext4, XFS: variant "keep") or shows the old ones (Btrfs: variant "revert").
-- Any call can be made to fail (`faults`), writes can be short, the disk can be full, and the power can go at any call
-  (`power_at`).
+- A file has bytes on the medium and bytes in the cache. `sync_data` makes the cached bytes and the size
+  durable. At a crash each 512-byte sector written since then is old, new or one of the versions in between,
+  by itself, or the bytes written in it are junk or zeros; the size may be ahead of the data. Bytes that no
+  write touched since the last sync stay what they are (disks keep that; SQLite calls it powersafe overwrite).
+- A folder has names on the medium and operations (create, rename, unlink, make_dir) that `sync_dir` makes
+  durable. At a crash any subset of the others happened; each is atomic.
+- A sync can fail: the dirty sectors turn clean, some of them on the medium and some not; the cache keeps the
+  new bytes (ext4, XFS: variant "keep") or shows the old ones (Btrfs: variant "revert").
+- Any call can be made to fail (`faults`), writes can be short, the disk can be full, and the power can go at
+  any call (`power_at`).
 
 It implements broker.system.Disk. Single-threaded.
 """
@@ -35,7 +35,7 @@ class PowerLoss(BaseException):
 
 @dataclass
 class Fault:
-    """Fails the call number `at` (from 1, counted per operation where `op` is set), and all later ones if sticky."""
+    """Fails the call number `at` (from 1, of `op` where that is set); sticky: all later ones, too."""
 
     at: int
     code: int = errno.EIO
@@ -47,7 +47,7 @@ class Fault:
 
 @dataclass(eq=False)
 class Dirty:
-    """A sector written since the last sync: how it looked after each write, and which of its bytes were written."""
+    """A sector written since the last sync: its looks after each write, and which bytes were written."""
 
     versions: list[bytes] = field(default_factory=list)
     low: int = SECTOR
@@ -93,7 +93,8 @@ class SimDisk:
         )
         self.on_call: Callable[[str, str], None] | None = None
 
-    # ------------------------------------------------------------------------------------------------- the faults
+    # ------------------------------------------------------------------------------------------------- the
+    # faults
 
     def crash(self) -> None:
         """Power loss and restart: what was not synced is partly gone, handles and locks are."""
@@ -197,7 +198,8 @@ class SimDisk:
                     inode.cache = bytearray(inode.durable)
                 return
 
-    # -------------------------------------------------------------------------------------------------- the folders
+    # -------------------------------------------------------------------------------------------------- the
+    # folders
 
     def _find(self, path: str) -> Inode | Folder:
         node: Inode | Folder = self.root
@@ -262,7 +264,8 @@ class SimDisk:
         node.durable = dict(node.names)
         node.pending.clear()
 
-    # ---------------------------------------------------------------------------------------------------- the files
+    # ---------------------------------------------------------------------------------------------------- the
+    # files
 
     def _new_handle(self, inode: Inode, path: str) -> Handle:
         self._next_handle += 1
@@ -388,7 +391,8 @@ class SimDisk:
             return
         inode.cache = bytearray(inode.durable)
 
-    # ----------------------------------------------------------------------------------- for tests: look and damage
+    # ----------------------------------------------------------------------------------- for tests: look and
+    # damage
 
     def contents(self, path: str) -> bytes:
         return bytes(self._file(path).cache)

@@ -58,9 +58,7 @@ class Listener(stomp.ConnectionListener):  # type: ignore[misc]
 
 def connect(wanted: int) -> tuple[Any, Listener]:
     named = {"vhost": BROKER.host} if BROKER.host and BROKER.version != "1.0" else {}
-    connection = CONNECTIONS[BROKER.version](
-        [("127.0.0.1", BROKER.port)], auto_decode=False, **named
-    )
+    connection = CONNECTIONS[BROKER.version]([("127.0.0.1", BROKER.port)], auto_decode=False, **named)
     listener = Listener(connection, wanted)
     connection.set_listener("", listener)
     connection.connect(BROKER.login, BROKER.passcode, wait=True)
