@@ -2,12 +2,12 @@
 
     python tools/killloop.py --rounds 50 --seed 1
 
-Each round starts the broker on the same data folder, lets three producers and two consumers loose on it over
-real sockets, and kills it with SIGKILL at a random moment 5 to 500 ms later; every fifth round the kill hits the
-start. At the end one consumer drains the queues, and the whole history is held against the rules of
-tests/support/history.py. The plan of a run (who sends what, when the kill comes) follows from the seed; how far
-the processes get before the kill does not. Exit code 0: every promise was kept; 1: it was not, and the history
-is kept.
+Each round starts the broker on the same data folder, lets three producers and two consumers loose on it
+over real sockets, and kills it with SIGKILL at a random moment 5 to 500 ms later; every fifth round the kill
+hits the start. At the end one consumer drains the queues, and the whole history is held against the rules of
+tests/support/history.py. The plan of a run (who sends what, when the kill comes) follows from the seed; how
+far the processes get before the kill does not. Exit code 0: every promise was kept; 1: it was not, and the
+history is kept.
 
 A kill leaves the page cache in place, so this loop cannot see a missing fsync: tools/receiptproof.py and
 tools/logsim.py can.
@@ -188,7 +188,7 @@ def produce(peer: Peer, rng: random.Random) -> None:
 def consume(
     peer: Peer, rng: random.Random, solo: str, reconnect: Callable[[], Peer], *, until: float = float("inf")
 ) -> None:
-    """ACKs, some NACKs in the shared queue, some ACKs together with a SEND; now and then it leaves and returns."""
+    """ACKs, a few NACKs in the shared queue, some ACKs together with a SEND; now and then it comes anew."""
     number = 0
     fresh = True
     while time.monotonic() < until:

@@ -1,4 +1,4 @@
-"""The log under a seed: random work on a simulated disk, crashes, faults, damage; checked against a plain list.
+"""The log under a seed: random work on a simulated disk, crashes, faults, damage; checked against a list.
 
     python tools/logsim.py --seed 4711          one run, told step by step
     python tools/logsim.py --seeds 0:20000      many; the first failure names its seed
@@ -152,6 +152,7 @@ class World:
         self.segments_of(found)
         self.model.clean = False
         self.journal, self.writer = log.start()
+        self.writer.small_batch = self.rng.choice([0, 300, 1 << 20])  # zeros ahead: never, at times, always
         self.log = log
         if self.journal.next_seq <= self.model.highest_seq:
             raise Broken(f"seq {self.journal.next_seq} comes again, {self.model.highest_seq} was given")

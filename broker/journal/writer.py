@@ -36,6 +36,7 @@ class Writer:
     def __init__(self, disk: Disk, log_dir: str) -> None:
         self._disk = disk
         self._log_dir = log_dir
+        self.small_batch = SMALL_BATCH
         self._handle: Handle | None = None
         self._segment: Segment | None = None
         self._end = 0  # where the last record ends
@@ -88,17 +89,17 @@ class Writer:
         self._end = offset
 
     def _zero_ahead(self, size: int) -> None:
-        """Write zeros behind a small batch, so that the syncs of the next ones need not change the file's extents.
+        """Write zeros behind a small batch, so that the next syncs need not change the file's extents.
 
-        That halves the time of a sync (docs/benchmarks.md); for large batches it would double the bytes instead.
-        Recovery is not concerned: until they are overwritten, these bytes are zeros or, after a crash, no records.
+        That halves the time of a sync (docs/benchmarks.md); for large batches it would double the bytes
+        instead. Recovery is not concerned: what is there before a record is zeros or, after a crash, junk.
         """
         end, segment = self._end, self._segment
         if segment is None or end <= self._zeroed:
             return
         self._zeroed = end
         ahead = min(ZERO_AHEAD, segment.size - end)
-        if size <= SMALL_BATCH and ahead > 0:
+        if size <= self.small_batch and ahead > 0:
             write_all(self._disk, self._current(), [bytes(ahead)], end)
             self._zeroed = end + ahead
 

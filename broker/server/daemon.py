@@ -49,6 +49,7 @@ class Daemon:
     async def run(self) -> int:
         """Returns the exit code. Raises StompdError where the start is refused."""
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._loop_error)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
         settings = self.settings
@@ -167,6 +168,11 @@ class Daemon:
             # Still recovering: nothing was changed yet, nobody is connected.
             self.events.event("info", "stopped", "stopped before the recovery was done")
             os._exit(Exit.OK)
+
+    def _loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        """What asyncio could not give to anybody, e.g. an accept without a free descriptor: it must not be silent."""
+        error = context.get("exception")
+        self.events.event("error", "loop", str(context.get("message")), error=repr(error) if error else "")
 
     def _failed(self, error: BaseException) -> None:
         if self._failure is None:
