@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,8 +39,8 @@ def own_broker(tmp_path: Path) -> Iterator[Callable[..., BrokerProcess]]:
     """Makes brokers that belong to one test: `own_broker({"limits": {"body": '"64KiB"'}})`. Not started."""
     made: list[BrokerProcess] = []
 
-    def make(sections: dict[str, dict[str, str]] | None = None) -> BrokerProcess:
-        broker = BrokerProcess(tmp_path / f"broker-{len(made)}", sections)
+    def make(sections: dict[str, dict[str, str]] | None = None, **more: Any) -> BrokerProcess:
+        broker = BrokerProcess(tmp_path / f"broker-{len(made)}", sections, **more)
         made.append(broker)
         return broker
 

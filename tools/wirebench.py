@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -48,6 +49,13 @@ def python_client(i: int) -> bytes:
     return b"SEND\ncontent-length:256\n%s\ndestination:/queue/load\n\n%s\0\n" % (own, b"x" * 256)
 
 
+def at_random(queues: int) -> Maker:
+    """The receipt first, so that all shapes begin alike."""
+    random = Random(1)
+    frame = b"SEND\nreceipt:%d\ndestination:/queue/%d\ncontent-length:256\n\n%s\0"
+    return lambda i: frame % (i, random.randrange(queues), b"x" * 256)
+
+
 def unlike(i: int) -> bytes:
     """Every header block another one, in what steers too."""
     return b"SEND\ndestination:/queue/q%d\nreceipt:%d\ncontent-length:256\n\n%s\0" % (i, i, b"x" * 256)
@@ -60,6 +68,7 @@ CASES: dict[str, tuple[Maker, int, int]] = {  # maker, frames, bytes fed at a ti
     "send --vary 2": (send(256, 2), 40_000, 65536),
     "send --vary 3": (send(256, 3), 40_000, 65536),
     "send to 4 queues in turn": (send(256, 0, 4), 20_000, 65536),
+    "send to 50 queues at random": (at_random(50), 20_000, 65536),
     "send, one a feed": (send(256), 20_000, 0),
     "send as stomp.py": (python_client, 20_000, 65536),
     "send, none like another": (unlike, 20_000, 65536),

@@ -327,12 +327,13 @@ class Broker:
         queue.in_flight -= len(messages)
         lsn = 0
         stays: list[Message] = []
-        for at, message in enumerate(messages):
+        for message in messages:
             if message.deliveries == SETTLED:
                 queue.put_back(message)
                 continue
             message.deliveries += 1
-            if at < failures:
+            if failures > 0:
+                failures -= 1
                 message.failures += 1
                 if message.failures >= MAX_DELIVERIES and self._has_dead_letters(queue):
                     lsn = self._dead_letter(queue, message, "max-deliveries", "")
@@ -365,6 +366,10 @@ class Broker:
         self._dirty[queue] = None
         seqs = []
         for message in messages:
+            if message.deliveries:
+                # A late ACK of an earlier delivery may still name it, and holds on to it until then.
+                message.deliveries = SETTLED
+                message.body = b""
             if (segment := message.segment) is not None:
                 segment.live -= 1
                 seqs.append(message.seq)
@@ -372,17 +377,27 @@ class Broker:
 
     def settle_late(self, queue: Queue, message: Message) -> int:
         """An ACK after the subscription's end: the message is done with, wherever it is by now."""
-        if message.deliveries == SETTLED or queue.gone:
+        killed = self._kill_late(queue, message)
+        if killed is None:
             return 0
+        return self.journal.append(RecordType.ACKED, acked_payload(killed.key, [message.seq]))
+
+    def _kill_late(self, queue: Queue, message: Message) -> Queue | None:
+        """Mark it as settled where it is; the queue in whose name that is to be journaled, None for nothing to journal."""
+        if message.deliveries == SETTLED:
+            return None
         if message.envelope.extra:  # it has become a dead letter meanwhile, under that name
             queue = self.queues.get(message.envelope.destination, queue)
+        if queue.gone:
+            return None
         message.deliveries = SETTLED
+        message.body = b""
         queue.late += 1
         self.counters.acknowledged += 1
         if message.segment is None:
-            return 0
+            return None
         message.segment.live -= 1
-        return self.journal.append(RecordType.ACKED, acked_payload(queue.key, [message.seq]))
+        return queue
 
     def reject(self, queue: Queue, messages: list[Message], *, requeue: bool, failure: str) -> int:
         """A NACK: back to their places, or dead letters after the last try or at once where `requeue` is false."""
@@ -565,8 +580,12 @@ class Broker:
         numbers = {segment.number for segment in dead}
         for queue in list(self.queues.values()):
             # What still holds must stand in a newer segment before its old one goes.
-            if queue.mark_segment in numbers and queue.in_use:
-                self.ask_mark(queue, queue.mark_asked)
+            if queue.mark_segment in numbers:
+                if queue.in_use:
+                    self.ask_mark(queue, queue.mark_asked)
+                else:
+                    # The journal will not know of it any more: the next delivery has to ask for a new one.
+                    queue.mark = queue.mark_asked = queue.mark_segment = 0
         self.journal.trim(dead)
 
     @property

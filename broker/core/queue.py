@@ -59,7 +59,8 @@ class Queue:
 
     @property
     def in_use(self) -> bool:
-        return bool(self.waiting or self.pending or self.in_flight or self.subscriptions)
+        # Messages that were settled late and still stand in `returned` are nothing to keep a queue for.
+        return bool(self.in_flight or self.pending or self.subscriptions or self.waiting > self.late)
 
     def attach(self, subscription: Subscription) -> None:
         subscription.queue = self
@@ -100,6 +101,9 @@ class Queue:
                 able = [s for s in rotated if s.credit > 0 and s.outlet.room > 0]
             left = len(able)
             for subscription in able:
+                if subscription.outlet.room <= 0:
+                    left -= 1  # another subscription of the same connection has used up its room
+                    continue
                 batch = self._take(min(-(-waiting // left), subscription.credit), keeper)
                 if not batch:
                     return
@@ -128,7 +132,8 @@ class Queue:
         else:
             popleft = ready.popleft
             batch = [popleft() for _ in range(count)]
-        if batch[-1].seq + (self.step >> 1) > self.mark_asked:
+        last = batch[-1].seq
+        if last > self.mark or last + (self.step >> 1) > self.mark_asked:
             batch = self._within_mark(batch, keeper)
         return batch
 

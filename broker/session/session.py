@@ -149,6 +149,7 @@ class Session:
         self._last_lsn = max(self._last_lsn, lsn)
         if frame.command == "DISCONNECT":
             self.state = State.CLOSING
+            self.room = 0  # an ACK in front of it gave credit: nothing may be handed out on that
             self._innocent = True
             self._answer(_RECEIPT + frame.receipt + b"\n\n\0\n" if frame.receipt is not None else b"", close=True)
         elif frame.receipt is not None:

@@ -10,7 +10,7 @@ from broker.stomp.limits import WireLimits
 from broker.stomp.shape import SAFE, SAFE_IN_1_0
 
 ID_BYTES: Final = 256  # a longer id goes the general way
-WINDOW_LEAST: Final = 512
+WINDOW_LEAST: Final = 64  # after a doubt: what is looked at here and left to the general path stays little
 WINDOW_MOST: Final = 8192
 SHAPES: Final = 8
 SHAPE_BYTES: Final = 1024

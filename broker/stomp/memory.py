@@ -17,7 +17,8 @@ FAMILIES: Final = 32
 SHAPES: Final = 16
 SHAPE_BYTES: Final = 2048  # longer headers always go the general way: a shape costs some times their size
 MISSES: Final = 64  # in a row; then only each 16th frame is looked up and remembered
-MISSES_BETWEEN: Final = 16
+BETWEEN_LOOKS: Final = 16
+CREDIT: Final = 64
 _NEVER_SHARED: Final = frozenset(("receipt", "content-length"))
 
 
@@ -69,7 +70,8 @@ class Memory:
     """
 
     __slots__ = (
-        "_blocks", "_families", "_last", "_limits", "_misses", "_shapes", "_steering", "_version", "half",
+        "_blocks", "_credit", "_dry", "_families", "_last", "_limits", "_misses", "_shapes", "_steering",
+        "_version", "half",
     )  # fmt: skip
 
     def __init__(self, version: Version, limits: WireLimits, steering: frozenset[str]) -> None:
@@ -82,17 +84,26 @@ class Memory:
         self._shapes: list[Shape] = []
         self._last: Shape | None = None
         self._misses = 0
+        # Up by one where a shape took frames, down where the general path had to. Below 0 the shapes are not
+        # worth their tries (say, SENDs to a hundred queues at random): only now and then one is made or tried.
+        self._credit = CREDIT
+        self._dry = 0
 
     def run(self, buf: bytes, pos: int, gap: bytes, out: list[Item]) -> int:
         """Take SENDs from `pos` on that look like earlier ones.
 
         Returns the place behind the last one taken, `pos` where none looks so.
         """
+        if self._credit < 0:
+            self._dry += 1
+            if self._dry % BETWEEN_LOOKS:
+                return pos
         last = self._last
         guess = last.after if last is not None else None
         if guess is not None and buf.startswith(guess.lead, pos):
             end = guess.run(buf, pos, gap, out)
             if end > pos:
+                self._credit += self._credit < CREDIT
                 self._last = guess
                 self.half, guess.half = guess.half, None
                 return end
@@ -100,6 +111,7 @@ class Memory:
             if shape is not guess and buf.startswith(shape.lead, pos):
                 end = shape.run(buf, pos, gap, out)
                 if end > pos:
+                    self._credit += self._credit < CREDIT
                     if last is not None:
                         last.after = shape
                     self._last = shape
@@ -114,7 +126,8 @@ class Memory:
         content-length, -1 without.
         """
         names, values = lines
-        if len(raw) > SHAPE_BYTES or (self._misses >= MISSES and self._misses % MISSES_BETWEEN):
+        self._credit -= self._credit >= 0
+        if len(raw) > SHAPE_BYTES or (self._misses >= MISSES and self._misses % BETWEEN_LOOKS):
             self._misses += 1
             return _block(lines), None
         raws = self._split(raw) if names else []
@@ -135,7 +148,8 @@ class Memory:
             family.varying |= grown
             family.part(names)
         block = self._remembered(raws, lines, family.stay)
-        if grown or not (family.shapeless or family.shape in self._shapes):
+        now = self._credit >= 0 or self._dry % BETWEEN_LOOKS == 0
+        if grown or (now and not family.shapeless and family.shape not in self._shapes):
             self._shape(family, block, raw, raws, names, size)
         if not family.own:
             return block, None

@@ -308,9 +308,7 @@ class Parser:
                 self.version = choose_version(frame.headers.get("version")) or Version.V1_0
         return self._body(buf, body, half, out)
 
-    def _bodiless(
-        self, buf: bytes, places: _Places, lines: Lines, frame: Frame, out: list[Item]
-    ) -> int:
+    def _bodiless(self, buf: bytes, places: _Places, lines: Lines, frame: Frame, out: list[Item]) -> int:
         """A frame that may have no body: an empty line or two before the NUL is none, more is refused."""
         pos, block_at, body = places
         headers = frame.headers

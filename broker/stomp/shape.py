@@ -7,6 +7,7 @@ whole run. On any doubt the shape stops in front of the frame in question and th
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from broker.errors import BadEscape
@@ -23,6 +24,15 @@ SAFE: Final = bytes(octet for octet in range(0x20, 0x7F) if octet not in b"\\:")
 SAFE_IN_1_0: Final = SAFE.replace(b" ", b"")
 
 Hole = tuple[int, str, str]  # line, name, and "receipt", "size" or "own"
+
+
+# Values with an LF between any two, none of them doubtful but perhaps for its UTF-8. No escape reaches across
+# two values, because a backslash before LF is none.
+_SOUND_RUN: Final = {
+    Version.V1_0: re.compile(rb"[^\\\r\0 ]*"),
+    Version.V1_1: re.compile(rb"[^\\\r\0]*(?:\\[nc\\][^\\\r\0]*)*"),
+    Version.V1_2: re.compile(rb"[^\\\r\0]*(?:\\[nrc\\][^\\\r\0]*)*"),
+}
 
 
 def is_sound(value: bytes, version: Version) -> bool:
@@ -237,6 +247,14 @@ class Shape:
 
     def _sound_frames(self, values: list[bytes], frames: int) -> int:
         """How many frames from the first on have sound values only."""
+        joined = b"\n".join(values)
+        if joined.count(b"\n") == len(values) - 1 and _SOUND_RUN[self._version].fullmatch(joined):
+            try:
+                joined.decode()
+            except UnicodeDecodeError:
+                pass
+            else:
+                return frames
         for index, value in enumerate(values):
             if value.translate(None, self._safe) and not is_sound(value, self._version):
                 return index // len(self._holes)
@@ -251,7 +269,7 @@ class Shape:
     def _values(self, values: list[bytes], colons: bool) -> tuple[list[bytes] | None, list[bytes] | None]:
         """Receipts and own lines of whole frames. `colons`: there are raw ones, which 1.2 escapes."""
         stride = len(self._holes)
-        canonical = [value.replace(b":", b"\\c") for value in values] if colons else values
+        canonical = b"\n".join(values).replace(b":", b"\\c").split(b"\n") if colons else values
         receipts: list[bytes] | None = None
         if self._receipt_at >= 0:
             source = values if self._version is Version.V1_0 else canonical  # 1.0 writes colons as they are

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from random import Random
 from zlib import crc32
 
+import pytest
+
+from broker.errors import DataDamaged
 from broker.journal.journal import Journal
 from broker.journal.records import HEADER, HEADER_BYTES, RecordType, messages_payload
 from broker.journal.recovery import Log, Replayed, open_log
@@ -19,10 +22,15 @@ from tests.support.simdisk import SimDisk
 DATA = "data"
 LOG_ID = bytes(range(16))
 META = f"{DATA}/META"
+LOG = f"{DATA}/log"
+SENT = [b"one" * 50, b"two" * 50, b"three" * 50]
 
 
 def segment_path(number: int) -> str:
     return f"{DATA}/log/{segment_name(number)}"
+
+
+ONE = segment_path(1)
 
 
 @dataclass(frozen=True)
@@ -121,7 +129,9 @@ def records_in(data: bytes) -> list[tuple[int, tuple[int, ...], bytes]]:
     return found
 
 
-def forged(payload: bytes, before: int, kind: int, flags: int, lsn: int, synced: int, log_id: bytes = LOG_ID) -> bytes:
+def forged(
+    payload: bytes, before: int, kind: int, flags: int, lsn: int, synced: int, log_id: bytes = LOG_ID
+) -> bytes:
     """A record with a right crc, whatever else it says."""
     padded = payload + bytes(-len(payload) % 8)
     head = struct.pack("<IIIHHQQ", len(payload), 0, before, kind, flags, lsn, synced)
@@ -131,3 +141,54 @@ def forged(payload: bytes, before: int, kind: int, flags: int, lsn: int, synced:
 
 def patched(data: bytes, at: int, new: bytes) -> bytes:
     return data[:at] + new + data[at + len(new) :]
+
+
+def three_messages(witness: bool = True) -> Bench:
+    """EPOCH, three MESSAGES each in a batch of its own, perhaps a witness; killed."""
+    bench = Bench()
+    with bench.running() as run:
+        for body in SENT:
+            run.send(body)
+            run.pump()
+        if witness:
+            run.journal.append_witness()
+            run.pump()
+    return bench
+
+
+def refused(bench: Bench, kind: type[Exception] = DataDamaged) -> str:
+    """The text of the refusal; twice the same, and nothing on the disk was changed."""
+    before = {path: bench.disk.contents(path) for path in bench.disk.files(LOG) + bench.disk.files(DATA)}
+    texts = []
+    for _ in range(2):
+        with pytest.raises(kind) as caught:
+            bench.replay()
+        texts.append(str(caught.value))
+        bench.disk.kill()
+    assert texts[0] == texts[1]
+    assert before == {
+        path: bench.disk.contents(path) for path in bench.disk.files(LOG) + bench.disk.files(DATA)
+    }
+    return texts[0]
+
+
+def end_of(data: bytes) -> tuple[int, tuple[int, ...]]:
+    """Where the records end, and the header of the last."""
+    at, fields, payload = records_in(data)[-1]
+    return at + HEADER.size + (len(payload) + 7) // 8 * 8, fields
+
+
+def heals(bench: Bench, wanted: list[bytes], torn: bool) -> None:
+    found, log = bench.replay()
+    bench.disk.kill()
+    assert bodies(found) == wanted
+    assert (log.summary.torn_bytes > 0) is torn
+    with bench.running() as run:  # and the log goes on from there
+        run.send(b"more")
+        run.pump()
+    assert bodies(bench.replay()[0]) == [*wanted, b"more"]
+
+
+def resealed(data: bytes, size: int) -> bytes:
+    """With a right crc in the last four bytes of a META or a segment header."""
+    return data[: size - 4] + struct.pack("<I", crc32(data[: size - 4])) + data[size:]

@@ -321,3 +321,102 @@ def test_values_travel_between_the_versions(dial: Dial, name: str, sender: str, 
     producer.publish(f"/queue/{name}", b"\0\r\n\xff", path="C:\\new:folder", plain="a b")
     got = consumer.expect("MESSAGE")
     assert (got["path"], got["plain"], got.body) == ("C:\\new:folder", "a b", b"\0\r\n\xff")
+
+
+def test_a_nack_that_wants_no_return_makes_a_dead_letter_at_once(dial: Dial, name: str) -> None:
+    wire = dial()
+    wire.publish(f"/queue/{name}", "poison")
+    wire.subscribe(f"/queue/{name}", ack="client-individual", name="worker")
+    got = wire.expect("MESSAGE")
+    wire.call("NACK", {"id": got["ack"], "requeue": "false", "failure-reason": "disk: full"})
+    wire.subscribe(f"/queue/DLQ.{name}", name="undertaker")
+    dead = wire.expect("MESSAGE")
+    assert dead["dead-letter-reason"] == "rejected"
+    assert dead["failure-reason"] == "disk: full"
+    assert dead["original-destination"] == f"/queue/{name}"
+
+
+def test_acks_before_a_bad_one_in_one_segment_count(dial: Dial, name: str) -> None:
+    wire = dial()
+    wire.publish(f"/queue/{name}", "1", "2", "3")
+    wire.subscribe(f"/queue/{name}", ack="client-individual")
+    one, two, _ = wire.messages(3)
+    ids = [one["ack"], two["ack"], one["message-id"] + "9", "never"]
+    wire.send(b"".join(f"ACK\nid:{each}\n\n\0".encode() for each in ids))
+    wire.expect_error()
+    reader = dial()
+    reader.publish(f"/queue/{name}", "marker")
+    reader.subscribe(f"/queue/{name}")
+    assert reader.bodies(2) == ["3", "marker"]
+
+
+def test_sends_and_acks_taking_turns_in_one_segment_are_all_carried_out(dial: Dial, name: str) -> None:
+    wire = dial()
+    wire.subscribe(f"/queue/{name}.in", ack="client-individual")
+    wire.publish(f"/queue/{name}.in", *(str(n) for n in range(100)))
+    data = b""
+    for got in wire.messages(100):
+        data += f"ACK\nid:{got['ack']}\n\n\0".encode()
+        data += (
+            f"SEND\ndestination:/queue/{name}.out\nn:{got.body.decode()}\n\n".encode() + got.body + b"\0\n"
+        )
+    wire.send(data)
+    wire.call("DISCONNECT")
+    reader = dial()
+    reader.publish(f"/queue/{name}.in", "marker")
+    reader.subscribe(f"/queue/{name}.in", name="in")
+    assert reader.bodies(1) == ["marker"]
+    reader.subscribe(f"/queue/{name}.out", name="out")
+    taken = reader.messages(100)
+    assert [(got.body.decode(), got["n"]) for got in taken] == [(str(n), str(n)) for n in range(100)]
+
+
+def test_a_cumulative_ack_passes_over_what_an_open_transaction_holds(dial: Dial, name: str) -> None:
+    wire = dial()
+    wire.publish(f"/queue/{name}", "1", "2", "3")
+    wire.subscribe(f"/queue/{name}", ack="client")
+    one, _, three = wire.messages(3)
+    wire.call("BEGIN", {"transaction": "t"})
+    wire.call("ACK", {"id": one["ack"], "transaction": "t"})
+    wire.ack(three)
+    wire.call("ABORT", {"transaction": "t"})
+    wire.call("DISCONNECT")
+    wire.expect_closed()
+    reader = dial()
+    reader.publish(f"/queue/{name}", "marker")
+    reader.subscribe(f"/queue/{name}")
+    assert reader.bodies(2) == ["1", "marker"]
+
+
+def test_an_ack_in_a_transaction_frees_its_slot(dial: Dial, name: str) -> None:
+    wire = dial()
+    wire.publish(f"/queue/{name}", "1", "2")
+    wire.subscribe(f"/queue/{name}", ack="client-individual", prefetch="1")
+    wire.call("BEGIN", {"transaction": "t"})
+    wire.call("ACK", {"id": wire.expect("MESSAGE")["ack"], "transaction": "t"})
+    assert wire.expect("MESSAGE").body == b"2"
+
+
+def test_a_body_of_exactly_four_mebibytes_arrives(dial: Dial, name: str) -> None:
+    body = bytes(range(256)) * 16384
+    wire = dial()
+    wire.subscribe(f"/queue/{name}")
+    wire.publish(f"/queue/{name}", body)
+    assert wire.expect("MESSAGE").body == body
+
+
+def test_many_kinds_of_headers_on_one_connection_do_not_mix(dial: Dial, name: str) -> None:
+    wire = dial()
+    wire.subscribe(f"/queue/{name}")
+    for number in range(600):
+        headers = {f"h{number % 7}": str(number), "kind": str(number % 3)}
+        if number % 5 == 0:
+            headers["persistent"] = "false"
+        wire.tell("SEND", {"destination": f"/queue/{name}", **headers}, b"b" * (number % 4))
+    for number in range(600):
+        got = wire.expect("MESSAGE")
+        own = {key: value for key, value in got.headers.items() if key.startswith(("h", "k", "p"))}
+        assert own == {f"h{number % 7}": str(number), "kind": str(number % 3)} | (
+            {"persistent": "false"} if number % 5 == 0 and "persistent" in got.headers else {}
+        )
+        assert got.body == b"b" * (number % 4)

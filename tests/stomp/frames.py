@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from broker.errors import ProtocolError
 from broker.stomp import AckRun, Frame, Parser, Role, SendRun, Version, WireLimits, unescape
@@ -12,7 +13,7 @@ STEERING = frozenset(("destination", "transaction", "persistent"))
 LIMITS = WireLimits()
 VERSIONS = tuple(Version)
 
-# A message or frame with no trace of how it was grouped: command, sorted headers, body, receipt; or an error's type.
+# Command, sorted headers, body and receipt of a message or frame, however it was grouped; or an error's type.
 Flat = tuple[str, tuple[tuple[str, str], ...], bytes, bytes | None] | type[ProtocolError]
 
 
@@ -38,7 +39,7 @@ def client(version: Version = Version.V1_2, limits: WireLimits = LIMITS) -> Pars
 
 def pieces(wire: bytes, cuts: Iterable[int]) -> list[bytes]:
     places = [0, *sorted(cuts), len(wire)]
-    return [wire[start:end] for start, end in zip(places, places[1:], strict=False)]
+    return [wire[start:end] for start, end in pairwise(places)]
 
 
 def fed(parser: Parser, parts: Iterable[bytes]) -> list[Item]:
@@ -72,10 +73,12 @@ def flat(items: Sequence[Item]) -> list[Flat]:
                     own = own_lines(item.owns[at])
                     assert not {name for name, _ in own} & (STEERING | set(item.block.headers))
                     pairs += own
-                found.append(("SEND", tuple(sorted(pairs)), body, (item.receipts and item.receipts[at]) or None))
+                receipt = None if item.receipts is None else item.receipts[at]
+                found.append(("SEND", tuple(sorted(pairs)), body, receipt))
         elif isinstance(item, AckRun):
             assert item.ids
-            found += [("ACK", (*sorted(item.headers.items()), ("id", one.decode())), b"", None) for one in item.ids]
+            shared = sorted(item.headers.items())
+            found += [("ACK", (*shared, ("id", one.decode())), b"", None) for one in item.ids]
         elif isinstance(item, Frame):
             found.append((item.command, tuple(sorted(item.headers.items())), item.body, item.receipt))
         else:

@@ -1,4 +1,4 @@
-"""Streams of frames as clients send them, drawn from a seed: a few kinds that repeat, with values that vary."""
+"""Streams of frames as clients send them, drawn from a seed: a few kinds that repeat, values that vary."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from broker.stomp import Version, WireLimits
 
 NAMES = ("destination", "receipt", "x", "corr", "persistent", "content-length", "50%")
 ODD_VALUES = (
-    "b:c", "x y", " lead", "trail ", "\\c", "\\n", "\\\\", "é", "", "k" * 300, "k" * 39, "a\\cb\\\\", "%d", "\x7f",
+    "b:c", "x y", " lead", "trail ", "\\c", "\\n", "\\\\", "é", "", "k" * 300, "k" * 39, "a\\cb\\\\", "%d",
+    "\x7f",
 )  # fmt: skip
 WRONG_VALUES = ("\\r", "\\t", "zz\\", "\r", "a\rb", "\0", "\udcff", "\n", "\nq:1")
 LIMITS = (WireLimits(), WireLimits(header_line=45, header_block=200, headers=6, body=300))
 
 
 class Stream:
-    """One connection's bytes. `wrong` is how likely a value or an octet of a frame is one that must be refused."""
+    """One connection's bytes. `wrong`: how likely a value or an octet is one that must be refused."""
 
     def __init__(self, seed: int, *, wrong: float = 0.0) -> None:
         random = self.random = Random(seed)
@@ -56,10 +57,12 @@ class Stream:
             frame = self._written(b"SEND", lines, body)
         elif kind < 0.95:
             names = random.choice([["id"], ["sub", "id"], ["id", "sub"], ["message-id"], ["id", "receipt"]])
-            lines = [f"{name}:{'s0' if name == 'sub' else self._value('corr')}" for name in names]
-            frame = self._written(b"ACK", [line.encode("utf-8", "surrogateescape") for line in lines], b"")
+            pairs = [(name, "s0" if name == "sub" else self._value("corr")) for name in names]
+            lines = [f"{name}:{value}".encode("utf-8", "surrogateescape") for name, value in pairs]
+            frame = self._written(b"ACK", lines, b"")
         elif kind < 0.98:
-            frame = self._written(random.choice([b"NACK", b"BEGIN"]), [b"id:1"], random.choice([b"", b"\n", b"\n\n"]))
+            empty = random.choice([b"", b"\n", b"\n\n"])
+            frame = self._written(random.choice([b"NACK", b"BEGIN"]), [b"id:1"], empty)
         else:
             frame = random.choice([b"\n", b"\r\n\n", b"\n\n\n"])
         if random.random() < self.wrong:

@@ -93,7 +93,7 @@ def test_headers_without_end_are_refused_before_more_is_held(
         if items:
             break
         assert parser.held <= limit
-    assert [type(item) for item in items] == [error] if endless != b"\r" else isinstance(items[0], ProtocolError)
+    assert [type(item) for item in items] == [error]
     assert parser.held == 0
 
 
@@ -117,11 +117,14 @@ def test_a_nul_among_headers_is_refused_without_waiting_for_their_end() -> None:
     assert [type(item) for item in parser.feed(b"SUBSCRIBE\ndestination:/queue/a\0")] == [BadHeader]
 
 
-@pytest.mark.parametrize("tail", [b"\0", b"x:y\n\0", b"x" * 40 + b"\0", b"x" * 41 + b"\0", b"\n\0", b"a\n\n\0"])
+@pytest.mark.parametrize(
+    "tail", [b"\0", b"x:y\n\0", b"x" * 40 + b"\0", b"x" * 41 + b"\0", b"\n\0", b"a\n\n\0"]
+)
 def test_which_of_two_faults_is_named_does_not_depend_on_the_cut(tail: bytes) -> None:
     wire = b"SEND\na:b\n" + tail
     whole = [type(item) for item in opened(limits=SMALL).feed(wire)]
-    assert [type(item) for item in fed(opened(limits=SMALL), [wire[i : i + 1] for i in range(len(wire))])] == whole
+    bytewise = fed(opened(limits=SMALL), [wire[at : at + 1] for at in range(len(wire))])
+    assert [type(item) for item in bytewise] == whole
 
 
 def test_limits_of_one_are_legal() -> None:
@@ -143,8 +146,8 @@ def test_what_a_sender_makes_the_parser_remember_is_bounded() -> None:
     assert len(memory._blocks) <= 256 and len(memory._families) <= 32 and len(memory._shapes) <= 16
     assert len(acks._shapes) <= 8
     assert all(len(key) <= 512 for key in memory._blocks)
-    for number in range(5000):
-        parser.feed(f"SEND\ndestination:/q\ncontent-length:{number % 2000}\n\n{'x' * (number % 2000)}\0".encode())
+    for size in range(2000):
+        parser.feed(b"SEND\ndestination:/q\ncontent-length:%d\n\n%s\0" % (size, b"x" * size))
     assert all(len(shape._sizes) <= 1024 for shape in memory._shapes)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from types import FrameType
+from typing import Any
 
 import pytest
 
 from broker.stomp import Parser, WireLimits
-from broker.stomp import parser as parser_module
+from broker.stomp.half import Half
 from tests.stomp.frames import fed, flat, opened
 
 
@@ -27,8 +28,8 @@ class Counted(bytes):
         Counted.work += len(prefix)
         return super().startswith(prefix, start)
 
-    def __getitem__(self, at: object) -> object:  # type: ignore[override]
-        found = super().__getitem__(at)  # type: ignore[index]
+    def __getitem__(self, at: Any) -> Any:
+        found = super().__getitem__(at)
         Counted.work += len(found) if isinstance(found, bytes) else 1
         return found
 
@@ -95,19 +96,21 @@ def calls_of(parts: list[bytes], parser: Parser) -> int:
 
 
 @pytest.mark.parametrize("length", [b"", b"content-length:%d\n"], ids=["open", "content-length"])
-def test_a_body_in_tiny_pieces_is_not_copied_again_for_each(length: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_in_tiny_pieces_is_not_copied_again_for_each(
+    length: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     size = 100_000
     wire = b"SEND\n" + (length % size if length else b"") + b"\n" + b"x" * size + b"\0"
     parser = opened()
     copied = 0
-    real = parser_module.Half.keep
+    real = Half.keep
 
-    def keep(half: parser_module.Half, piece: bytes) -> None:
+    def keep(half: Half, piece: bytes) -> None:
         nonlocal copied
         copied += len(piece)
         real(half, piece)
 
-    monkeypatch.setattr(parser_module.Half, "keep", keep)
+    monkeypatch.setattr(Half, "keep", keep)
     (run,) = fed(parser, [wire[at : at + 1] for at in range(len(wire))])
     assert getattr(run, "bodies", None) == [b"x" * size]
     assert copied <= size

@@ -12,7 +12,9 @@ from tests.stomp.frames import LIMITS, fed, flat
 @pytest.mark.parametrize("command", ["CONNECT", "STOMP"])
 @pytest.mark.parametrize("eol", ["\n", "\r\n"])
 @pytest.mark.parametrize("before", ["", "\n", "\r\n\n", "\n" * 16])
-def test_connect_and_stomp_open_a_connection_with_either_line_end(command: str, eol: str, before: str) -> None:
+def test_connect_and_stomp_open_a_connection_with_either_line_end(
+    command: str, eol: str, before: str
+) -> None:
     wire = f"{before}{command}{eol}host:x{eol}passcode:a:b\\c{eol}{eol}\0".encode()
     for parts in ([wire], [wire[at : at + 1] for at in range(len(wire))]):
         assert fed(Parser(LIMITS), parts) == [Frame(command, {"host": "x", "passcode": "a:b\\c"})]
@@ -64,8 +66,8 @@ def test_a_client_of_1_0_may_put_spaces_around_the_colon_of_connect(accepted: st
         *(
             (name + b"\n\n\0", NotAllowedNow, None)
             for name in (
-                b"SEND", b"SUBSCRIBE", b"UNSUBSCRIBE", b"ACK", b"NACK", b"BEGIN", b"COMMIT", b"ABORT", b"DISCONNECT",
-                b"CONNECTED", b"MESSAGE", b"RECEIPT", b"ERROR",
+                b"SEND", b"SUBSCRIBE", b"UNSUBSCRIBE", b"ACK", b"NACK", b"BEGIN", b"COMMIT", b"ABORT",
+                b"DISCONNECT", b"CONNECTED", b"MESSAGE", b"RECEIPT", b"ERROR",
             )
         ),
     ],

@@ -168,7 +168,7 @@ def test_a_body_without_content_length_ends_at_the_first_nul() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["-1", "+5", "1_000", " 5", "5 ", "٥", "0x10", "", "5" * 11, "9" * 5000, "5.0", "²", "1e3", "5\t"],
+    ["-1", "+5", "1_000", " 5", "5 ", "\u0665", "0x10", "", "5" * 11, "9" * 5000, "5.0", "²", "1e3", "5\t"],
 )
 @pytest.mark.parametrize("command", ["SEND", "SUBSCRIBE", "ACK"])
 def test_a_content_length_that_is_no_plain_number_is_refused(value: str, command: str) -> None:

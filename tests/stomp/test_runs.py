@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from broker.stomp import AckRun, SendRun, Version
-from tests.stomp.frames import VERSIONS, Item, flat, opened
+from broker.stomp.half import Item
+from tests.stomp.frames import VERSIONS, flat, opened
 
 
 def sends(items: list[Item]) -> list[SendRun]:
@@ -16,8 +17,11 @@ def sends(items: list[Item]) -> list[SendRun]:
 @pytest.mark.parametrize("version", VERSIONS, ids=str)
 @pytest.mark.parametrize("between", [b"", b"\n", b"\r\n"])
 @pytest.mark.parametrize("length", [b"", b"content-length:2\n"])
-def test_sends_that_differ_in_their_receipts_are_one_run(version: Version, between: bytes, length: bytes) -> None:
-    wire = b"".join(b"SEND\ndestination:/q\nreceipt:%d\n%s\nhi\0%s" % (i, length, between) for i in range(200))
+def test_sends_that_differ_in_their_receipts_are_one_run(
+    version: Version, between: bytes, length: bytes
+) -> None:
+    frame = b"SEND\ndestination:/q\nreceipt:%d\n" + length + b"\nhi\0" + between
+    wire = b"".join(frame % i for i in range(200))
     (run,) = sends(opened(version).feed(wire))
     assert run.receipts == [b"%d" % i for i in range(200)]
     assert run.owns is None
@@ -96,7 +100,9 @@ def test_a_run_goes_on_behind_a_frame_that_was_cut() -> None:
     assert run.receipts is not None and run.receipts[-1] == b"49"
 
 
-@pytest.mark.parametrize("lines", [b"id:%d\n", b"subscription:0\nid:%d\n", b"message-id:%d\nsubscription:0\n"])
+@pytest.mark.parametrize(
+    "lines", [b"id:%d\n", b"subscription:0\nid:%d\n", b"message-id:%d\nsubscription:0\n"]
+)
 @pytest.mark.parametrize("between", [b"", b"\n"])
 @pytest.mark.parametrize("version", VERSIONS, ids=str)
 def test_acks_that_differ_in_the_id_are_one_run(lines: bytes, between: bytes, version: Version) -> None:

@@ -92,8 +92,9 @@ def test_random_cuts_of_the_golden_stream_change_nothing(data: st.DataObject) ->
 
 
 TOKENS = st.sampled_from(
-    [b"SEND", b"ACK", b"CONNECT", b"MESSAGE", b"\n", b"\r\n", b"\n\n", b"\0", b":", b"a:b\n", b"content-length:3\n",
-     b"receipt:1\n", b"id:1\n", b"\\", b"\\c", b"\xff", b"x" * 50, b"\r", b"SEND\n\nhi\0", b"ACK\nid:1\n\n\0"]
+    [b"SEND", b"ACK", b"CONNECT", b"MESSAGE", b"\n", b"\r\n", b"\n\n", b"\0", b":", b"a:b\n",
+     b"content-length:3\n", b"receipt:1\n", b"id:1\n", b"\\", b"\\c", b"\xff",
+     b"x" * 50, b"\r", b"SEND\n\nhi\0", b"ACK\nid:1\n\n\0"]
 )  # fmt: skip
 
 
@@ -104,7 +105,9 @@ TOKENS = st.sampled_from(
     role=st.sampled_from(Role),
     greeted=st.booleans(),
 )
-def test_no_bytes_make_the_parser_raise(parts: list[bytes], version: Version, role: Role, greeted: bool) -> None:
+def test_no_bytes_make_the_parser_raise(
+    parts: list[bytes], version: Version, role: Role, greeted: bool
+) -> None:
     """flat() also holds that an error is the last item, and that every run is well formed."""
     limits = WireLimits(preauth_frame=60, header_line=30, headers=4, header_block=80, body=60)
     outcomes = []

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,11 +37,15 @@ def environment() -> dict[str, str]:
     return kept
 
 
+def _limit_files(count: int) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, count))
+
+
 class BrokerProcess:
     """One data folder and the broker on it. The ports stay the same over restarts.
 
     `sections`: TOML by section, e.g. {"limits": {"body": '"64KiB"'}}; values are written as they are.
-    `prefix`: put in front of the command, e.g. strace.
+    `prefix`: put in front of the command, e.g. strace. `open_files`: its RLIMIT_NOFILE.
     """
 
     def __init__(
@@ -48,6 +54,7 @@ class BrokerProcess:
         sections: Mapping[str, Mapping[str, str]] | None = None,
         *,
         prefix: Sequence[str] = (),
+        open_files: int | None = None,
     ) -> None:
         self.folder = folder
         self.port = free_port()
@@ -56,6 +63,7 @@ class BrokerProcess:
         self.config = folder / "stompd.toml"
         self.log = folder / "stderr.log"
         self.prefix = list(prefix)
+        self._limit = None if open_files is None else partial(_limit_files, open_files)
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
         self.configure(sections or {})
@@ -85,7 +93,14 @@ class BrokerProcess:
 
     @property
     def pid(self) -> int:
-        return self._running().pid
+        """The broker itself, behind whatever `prefix` puts in front of it."""
+        pid = self._running().pid
+        if not self.prefix:
+            return pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        if not children:
+            raise BrokerFailed(f"{self.prefix[0]} has started nothing")
+        return int(children[0])
 
     def command(self) -> list[str]:
         return [*self.prefix, sys.executable, "-m", "broker", "serve", "--config", str(self.config)]
@@ -103,6 +118,7 @@ class BrokerProcess:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=self._limit,
             )
         if wait:
             self.wait_ready()
@@ -125,7 +141,7 @@ class BrokerProcess:
             time.sleep(0.01)
 
     def signal(self, number: signal.Signals) -> None:
-        self._running().send_signal(number)
+        os.kill(self.pid, number)
 
     def wait(self, seconds: float = STOP_SECONDS) -> int:
         """The exit code, once the process has ended by itself or by a signal sent before."""
