@@ -1,6 +1,6 @@
 """What a broker is, sans-IO: destinations, queues, topics, subscriptions, delivery, redelivery, dead letters."""
 
-from broker.core.broker import Broker, Counters, Events, Sends
+from broker.core.broker import Broker, Counters, Events, Rejects, Sends
 from broker.core.destination import Destination, Kind
 from broker.core.jobs import Job, Timer, Write
 from broker.core.message import Envelope, Message
@@ -11,5 +11,5 @@ from broker.core.subscription import AckMode, Broadcast, Outlet, Subscription
 
 __all__ = [
     "AckMode", "Broadcast", "Broker", "Counters", "Destination", "Envelope", "Events", "Job", "Kind", "Message",
-    "Outlet", "Queue", "Replay", "Route", "Sends", "Subscription", "Timer", "Write",
+    "Outlet", "Queue", "Rejects", "Replay", "Route", "Sends", "Subscription", "Timer", "Write",
 ]  # fmt: skip

@@ -43,6 +43,9 @@ SWEEP_EVERY: Final = 60.0  # s
 TOPIC_BACKLOG: Final = 1 << 20  # bytes kept for a slow topic subscriber, beside one message of any size
 
 Sends = list[tuple[Route, list[bytes] | None, list[bytes]]]
+Settled = list[tuple[Queue, list[Message]]]
+Rejects = list[tuple[Queue, list[Message], bool, str]]  # queue, messages, whether they return, failure-reason
+Part = tuple[RecordType, list[bytes]]
 
 
 class Events(Protocol):
@@ -87,6 +90,8 @@ class Broker:
         self.volatile_prefix = b"%bv%d-" % (log, journal.boot)
         self._waiting: deque[tuple[int, Queue | str, list[Message]]] = deque()
         self._marks: deque[tuple[int, Queue, int]] = deque()
+        self._waiting_topics: dict[str, int] = {}  # how often a topic is in `_waiting`
+        self._staged: list[Part] | None = None  # what a COMMIT that is under way journals
         self._watchers: deque[tuple[int, Outlet]] = deque()
         self._dirty: dict[Queue, None] = {}
         self._slow: dict[Subscription, None] = {}
@@ -221,49 +226,82 @@ class Broker:
             else:
                 target.ready += messages
                 self._dirty[target] = None
-        elif lsn:
-            self._waiting.append((lsn, target, messages))
+        elif lsn or target in self._waiting_topics:
+            self._waiting_topics[target] = self._waiting_topics.get(target, 0) + 1
+            self._waiting.append((lsn or self.journal.lsn, target, messages))
         else:
             self._broadcast(target, messages)
 
-    def commit(self, sends: Sends, acks: list[tuple[Queue, list[Message]]]) -> int:
+    def commit(self, sends: Sends, acks: Settled, late: Sequence[tuple[Queue, Message]], rejects: Rejects) -> int:
         """A transaction: all of it in one record. Returns the LSN that its receipt waits for (0: nothing was journaled).
 
         Raises LimitReached before anything has changed.
         """
-        for route, _, _ in sends:
-            if route.destination.kind is Kind.QUEUE and (route.queue is None or route.queue.gone):
-                route.queue = self.queue(route.destination.name)
-        parts: list[tuple[RecordType, list[bytes]]] = []
-        persistent: list[tuple[Queue, list[Message]]] = []
-        volatile: list[tuple[Queue | str, list[Message]]] = []
+        self._find_queues(sends)
+        parts: list[Part] = []
+        arrivals: list[tuple[Queue | str, list[Message], bool]] = []  # in the order of the SENDs
         for route, owns, bodies in sends:
             self.counters.received += len(bodies)
-            if route.persistent and route.queue is not None:
-                persistent.append((route.queue, self._stage(parts, route, owns, bodies)))
+            if route.persistent and (queue := route.queue) is not None:
+                messages = self._stage(parts, route, owns, bodies)
+                if queue.subscriptions and messages[-1].seq + (queue.step >> 1) > queue.mark_asked:
+                    self.ask_mark(queue, messages[-1].seq + queue.step)
+                arrivals.append((queue, messages, True))
             elif (target := self._volatile_target(route)) is not None:
-                volatile.append((target, self._volatile_messages(route, owns, bodies)))
+                arrivals.append((target, self._volatile_messages(route, owns, bodies), False))
             else:
                 self.counters.dropped_replies += len(bodies)
         for queue, messages in acks:
-            seqs = self._kill(queue, messages)
-            if seqs:
+            if seqs := self._kill(queue, messages):
                 parts.append((RecordType.ACKED, acked_payload(queue.key, seqs)))
+        for queue, message in late:
+            if (killed := self._kill_late(queue, message)) is not None:
+                parts.append((RecordType.ACKED, acked_payload(killed.key, [message.seq])))
+        self._staged = parts
+        for queue, messages, requeue, failure in rejects:
+            self.reject(queue, messages, requeue=requeue, failure=failure)
+        self._staged = None
         lsn = self.journal.append(RecordType.TRANSACTION, transaction_payload(parts)) if parts else 0
+        self._arrive(lsn, arrivals)
+        return lsn
+
+    def _find_queues(self, sends: Sends) -> None:
+        """Every queue of a transaction is there afterwards. Raises LimitReached before the first one is made."""
+        names = {route.destination.name for route, _, _ in sends if route.destination.kind is Kind.QUEUE}
+        most = self.settings.limits.queues
+        missing = names - self.queues.keys()
+        if missing and len(self.queues) + len(missing) > most:
+            self._forget_queues(idle=0.0)
+            missing = names - self.queues.keys()
+            if len(self.queues) + len(missing) > most:
+                raise LimitReached(f"there are {len(self.queues)} queues, limits.queues allows no {len(missing)} more")
+        for route, _, _ in sends:
+            if route.destination.kind is Kind.QUEUE and (route.queue is None or route.queue.gone):
+                route.queue = self.queue(route.destination.name)
+
+    def _arrive(self, lsn: int, arrivals: list[tuple[Queue | str, list[Message], bool]]) -> None:
+        """The messages of a transaction whose record was just appended: (target, messages, whether they are in it)."""
         segment = self.journal.segment
-        for queue, messages in persistent:
+        for target, messages, persistent in arrivals:
+            if not persistent or isinstance(target, str):
+                self._show_volatile(lsn, target, messages)
+                continue
             segment.live += len(messages)
             for message in messages:
                 message.segment = segment
-            queue.pending += len(messages)
-            self._waiting.append((lsn, queue, messages))
-        for target, messages in volatile:
-            self._show_volatile(lsn, target, messages)
-        return lsn
+            target.pending += len(messages)
+            self._waiting.append((lsn, target, messages))
+
+    def _log(self, kind: RecordType, payload: list[bytes]) -> int:
+        """Into the transaction that is being committed (0), else a record of its own (its LSN)."""
+        if self._staged is None:
+            return self.journal.append(kind, payload)
+        self._staged.append((kind, payload))
+        return 0
 
     def _stage(
         self,
-        parts: list[tuple[RecordType, list[bytes]]],
+        parts: list[Part],
         route: Route,
         owns: list[bytes] | None,
         bodies: list[bytes],
@@ -309,10 +347,13 @@ class Broker:
             subscription.backlog.clear()
             subscription.backlog_bytes = 0
             subscription.in_flight.clear()
+            subscription.held.clear()
             return 0
         queue.detach(subscription)
-        messages = list(subscription.in_flight.values())
+        held = subscription.held  # these go with their transaction
+        messages = [message for id, message in subscription.in_flight.items() if id not in held]
         subscription.in_flight.clear()
+        held.clear()
         queue.idle_since = self.clock.monotonic()
         return self.give_back(queue, messages, failures=1 if lost else 0)
 
@@ -342,7 +383,7 @@ class Broker:
             queue.put_back(message)
         entries = _counts(stays)
         if entries and not self.journal.failed:
-            lsn = self.journal.append(RecordType.RETURNED, returned_payload(queue.key, entries))
+            lsn = self._log(RecordType.RETURNED, returned_payload(queue.key, entries))
         self._dirty[queue] = None
         return lsn
 
@@ -442,7 +483,7 @@ class Broker:
         if message.segment is not None and not self.journal.failed:
             entry = (message.seq, message.seq, message.deliveries, 0)
             note = json.dumps(extra).encode()
-            lsn = self.journal.append(RecordType.MOVED, moved_payload(queue.key, target.key, [entry], note))
+            lsn = self._log(RecordType.MOVED, moved_payload(queue.key, target.key, [entry], note))
         target.put_back(message)
         self._dirty[target] = None
         return lsn
@@ -550,6 +591,9 @@ class Broker:
         while waiting and waiting[0][0] <= durable:
             _, target, messages = waiting.popleft()
             if isinstance(target, str):
+                self._waiting_topics[target] -= 1
+                if not self._waiting_topics[target]:
+                    del self._waiting_topics[target]
                 self._broadcast(target, messages)
             else:
                 target.pending -= len(messages)

@@ -76,7 +76,7 @@ def check_pattern(name: str) -> None:
         raise DestinationRefused(f"the wildcard > may only stand last, in {shown(name)} it does not; # may stand anywhere")
 
 
-def check_queue_subscription(name: str) -> None:
+def check_queue_name(name: str) -> None:
     """A queue has one name. Raises DestinationRefused for wildcards on queues."""
     words = name.removeprefix(Kind.QUEUE.value).split(".")
     if any(word in ("*", "#", ">") for word in words):

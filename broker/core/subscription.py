@@ -57,8 +57,8 @@ class Subscription:
     """
 
     __slots__ = (
-        "ack", "backlog", "backlog_bytes", "credit", "dropped", "id", "in_flight", "number", "outlet", "pattern",
-        "prefetch", "queue", "wire",
+        "ack", "backlog", "backlog_bytes", "credit", "dropped", "held", "id", "in_flight", "number", "outlet",
+        "pattern", "prefetch", "queue", "wire",
     )  # fmt: skip
 
     def __init__(self, id: str, number: int, outlet: Outlet, ack: AckMode, prefetch: int) -> None:
@@ -69,6 +69,8 @@ class Subscription:
         self.prefetch = prefetch if ack is not AckMode.AUTO else UNLIMITED
         self.credit = self.prefetch
         self.in_flight: dict[bytes, Message] = {}
+        # Those of them that an open transaction has acknowledged: they keep their place, and no ACK can name them.
+        self.held: set[bytes] = set()
         self.queue: Queue | None = None  # None: a topic subscription, then `pattern` is set
         self.pattern = ""
         # A topic subscriber that is slow for a moment: what waits for it, bounded by the broker.

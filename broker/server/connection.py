@@ -171,7 +171,8 @@ class Connection(asyncio.Protocol):
         fault = self.session.fault
         if fault is not None:
             hint = f" ({fault.hint})" if isinstance(fault, NotStomp) and fault.hint else ""
-            self._hub.events.event("warning", "refused", f"{fault.summary}{hint}: {fault}", peer=self.address)
+            # The detail quotes what came, which may be a passcode or a body: it is for the peer alone.
+            self._hub.events.event("warning", "refused", f"{fault.summary}{hint}", peer=self.address)
 
     def refuse(self) -> None:
         """Close at once and without a word: there is no room for this connection."""

@@ -136,7 +136,7 @@ class Daemon:
         events.event(
             "info",
             "recovered",
-            f"{count:,} messages in {queues:,} queues from {summary.bytes:,} bytes of log in {took:.2f} s, {how}",
+            f"{_count(count, 'message')} in {_count(queues, 'queue')} from {summary.bytes:,} bytes of log in {took:.2f} s, {how}",
             data=os.path.abspath(self.settings.data_dir),
         )
         if summary.torn_bytes:
@@ -208,7 +208,9 @@ class Daemon:
         if self._failure is None:
             broker.stop()
             hub.wake()
-            await self._until(lambda: hub.idle, self.clock.monotonic() + 60.0)
+            # Not cut short by a second signal: this is one sync.
+            while not hub.idle and self._failure is None:
+                await asyncio.sleep(0.01)
 
     async def _until(self, done: Callable[[], bool], deadline: float) -> None:
         while not done() and not self._stop_at_once and self._failure is None and self.clock.monotonic() < deadline:
@@ -223,6 +225,10 @@ class Daemon:
             await asyncio.sleep(0.01)
         self.events.flush()
         return failure.exit_code if isinstance(failure, StompdError) else Exit.BUG
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _file_limit() -> int:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from typing import Final
 
 from broker.config import Limits
 from broker.core import AckMode, Broker, Kind, Message, Outlet, Queue, Subscription
-from broker.core.destination import check_pattern, check_queue_subscription, parse, temporary_name
+from broker.core.destination import check_pattern, check_queue_name, parse, temporary_name
+from broker.core.message import SETTLED
 from broker.errors import BadHeader, DestinationRefused, LimitReached, UnknownName, shown
 from broker.session.delivering import Lead, needs_ack_header
 from broker.session.transactions import Held, Transaction
@@ -31,6 +31,7 @@ class Consumer:
         self._number = 0
         self._last: Subscription | None = None  # where the last ACK hit
         self._late: dict[bytes, tuple[Queue, Message]] = {}
+        self._temporary = False  # there is or was a temporary queue of this connection
         self._automatic = False  # there is or was a subscription with ack:auto
 
     @property
@@ -53,6 +54,7 @@ class Consumer:
         id = headers.get("id")
         if id is None and self.version is not Version.V1_0:
             raise BadHeader(f"SUBSCRIBE needs an id header in STOMP {self.version}, there is none")
+        _refuse_what_is_not_served(headers)
         multicast = headers.get("subscription-type", "").upper() == "MULTICAST"
         destination = parse(text, multicast=multicast, longest=self._limits.destination_name)
         mode = headers.get("ack", "auto")
@@ -76,7 +78,7 @@ class Consumer:
         elif destination.kind is Kind.TEMP_QUEUE:
             self._broker.subscribe_queue(subscription, self.temporary_queue(destination.name))
         else:
-            check_queue_subscription(destination.name)
+            check_queue_name(destination.name)
             self._broker.subscribe_queue(subscription, self._broker.queue(destination.name))
         self.subscriptions[key] = subscription
         self._automatic = self._automatic or ack is AckMode.AUTO
@@ -87,12 +89,18 @@ class Consumer:
     def temporary_queue(self, text: str) -> Queue:
         """This connection's own queue of that name. Raises DestinationRefused for another connection's."""
         name = temporary_name(self._token, text)
-        if not name.startswith(f"{Kind.TEMP_QUEUE.value}{self._token}."):
+        if not self._owns(name):
             raise DestinationRefused(f"{shown(text)} belongs to another connection, only that one may consume from it")
+        self._temporary = True
         return self._broker.queue(name, owner=self._token)
+
+    def _owns(self, name: str) -> bool:
+        return name.startswith(f"{Kind.TEMP_QUEUE.value}{self._token}.")
 
     def expect_replies(self, reply_to: str) -> None:
         """A SEND with this reply-to: where nobody here listens to it, subscribe, as RabbitMQ does. The id is the name."""
+        if not self._owns(temporary_name(self._token, reply_to)):
+            return  # handed on from another connection, which listens itself
         queue = self.temporary_queue(reply_to)
         if not any(s.queue is queue for s in self.subscriptions.values()):
             self.subscribe({"destination": reply_to, "id": reply_to, "ack": "auto"})
@@ -107,7 +115,10 @@ class Consumer:
         if subscription is None:
             raise UnknownName(f"no subscription {shown(id or headers.get('destination', ''))} on this connection")
         if (queue := subscription.queue) is not None and subscription.ack is not AckMode.AUTO:
-            self._late.update((mid, (queue, message)) for mid, message in subscription.in_flight.items())
+            held = subscription.held
+            self._late.update(
+                (id, (queue, message)) for id, message in subscription.in_flight.items() if id not in held
+            )
             while len(self._late) > _LATE_MAX:
                 del self._late[next(iter(self._late))]
         if self._last is subscription:
@@ -120,7 +131,8 @@ class Consumer:
             self._broker.end_subscription(subscription, lost=lost)
         self.subscriptions.clear()
         self._late.clear()
-        self._broker.drop_temporary(self._token)
+        if self._temporary:
+            self._broker.drop_temporary(self._token)
 
     # --- ACK, NACK ------------------------------------------------------------------------------------------------------
 
@@ -134,6 +146,7 @@ class Consumer:
         if (
             subscription is not None
             and subscription.ack is AckMode.INDIVIDUAL
+            and not subscription.held
             and (queue := subscription.queue) is not None
         ):
             pop = subscription.in_flight.pop
@@ -144,9 +157,8 @@ class Consumer:
                 self._last = subscription
                 return self._broker.settle(queue, messages)
             # One of them is another's, late, numbered or unknown: undo, and look at each by itself.
-            for id, message in zip(ids, taken, strict=True):
-                if message is not None:
-                    subscription.in_flight[id] = message
+            back = {id: message for id, message in zip(ids, taken, strict=True) if message is not None}
+            subscription.in_flight = {**back, **subscription.in_flight}
         lsn = 0
         for id in ids:
             lsn = self.ack(id, subscription_id) or lsn
@@ -158,8 +170,7 @@ class Consumer:
         if found is None:
             return self._ack_late(id)
         subscription, message_id = found
-        messages = [held.message for held in self._take(subscription, message_id)]
-        subscription.credit += len(messages)
+        messages = self._take(subscription, message_id)
         if subscription.queue is None:
             return 0
         return self._broker.settle(subscription.queue, messages)
@@ -170,42 +181,56 @@ class Consumer:
         if found is None:
             return 0  # late: ignored
         subscription, message_id = found
-        messages = [held.message for held in self._take(subscription, message_id)]
-        subscription.credit += len(messages)
+        messages = self._take(subscription, message_id)
         if subscription.queue is None:
             return 0
         return self._broker.reject(subscription.queue, messages, requeue=requeue, failure=failure)
 
     def hold(self, id: bytes, subscription_id: str | None) -> list[Held]:
-        """An ACK or NACK inside a transaction: the deliveries leave the subscription, their slots are free at once."""
+        """An ACK or NACK inside a transaction: the deliveries keep their places, but their slots are free at once."""
         found = self._find(id, subscription_id)
         if found is None:
             return []
-        held = self._take(*found)
-        found[0].credit += len(held)
-        self._broker.touch(found[0].queue)
-        return held
+        subscription, message_id = found
+        ids = _covered(subscription, message_id)
+        subscription.held.update(ids)
+        subscription.credit += len(ids)
+        self._broker.touch(subscription.queue)
+        return [Held(subscription, each, subscription.in_flight[each]) for each in ids]
+
+    def hold_late(self, id: bytes) -> list[tuple[bytes, Queue, Message]]:
+        """An ACK inside a transaction that comes after the end of its subscription."""
+        late = self._late_id(id)
+        return [] if late is None else [(late, *self._late.pop(late))]
+
+    def committed(self, transaction: Transaction) -> None:
+        """COMMIT has settled or returned its deliveries."""
+        for one in transaction.held:
+            one.subscription.in_flight.pop(one.message_id, None)
+            one.subscription.held.discard(one.message_id)
 
     def undo(self, transaction: Transaction) -> None:
-        """ABORT: its deliveries are in flight here again, in front of what came later."""
-        held = [*transaction.acks, *(one for batch, _, _ in transaction.rejects for one in batch)]
-        back: dict[Subscription, dict[bytes, Message]] = {}
-        for one in held:
-            if self.subscriptions.get(one.subscription.id) is one.subscription:
-                back.setdefault(one.subscription, {})[one.message_id] = one.message
+        """ABORT: its deliveries are in flight here again, each in its place."""
+        for one in transaction.held:
+            subscription = one.subscription
+            if self.subscriptions.get(subscription.id) is subscription:
+                subscription.held.discard(one.message_id)
+                subscription.credit -= 1
             elif one.queue is not None:
                 self._broker.give_back(one.queue, [one.message], failures=0)
-        for subscription, messages in back.items():
-            subscription.credit -= len(messages)
-            subscription.in_flight = {**messages, **subscription.in_flight}
+                self._late[one.message_id] = (one.queue, one.message)
+        for id, queue, message in transaction.late:
+            self._late[id] = (queue, message)
 
-    def _take(self, subscription: Subscription, message_id: bytes) -> list[Held]:
-        """The deliveries that an ACK of `message_id` is about: all up to it where the mode is `client`."""
+    def _take(self, subscription: Subscription, message_id: bytes) -> list[Message]:
+        """Take out the deliveries that an ACK or NACK of `message_id` is about; their slots are free."""
         in_flight = subscription.in_flight
-        ids: Iterable[bytes] = (message_id,)
         if subscription.ack is AckMode.CLIENT:
-            ids = _through(in_flight, message_id)
-        return [Held(subscription, each, in_flight.pop(each)) for each in ids]
+            messages = [in_flight.pop(each) for each in _covered(subscription, message_id)]
+        else:
+            messages = [in_flight.pop(message_id)]
+        subscription.credit += len(messages)
+        return messages
 
     def _find(self, id: bytes, subscription_id: str | None) -> tuple[Subscription, bytes] | None:
         """The delivery here that an ACK or NACK names; None where it is to be ignored. Raises UnknownName."""
@@ -218,14 +243,20 @@ class Consumer:
             candidates = list(self.subscriptions.values())
         message_id, _, number = id.rpartition(b"-")
         for subscription in candidates:
-            if id in subscription.in_flight:
+            in_flight, held = subscription.in_flight, subscription.held
+            if id in in_flight and id not in held:
                 return self._hit(subscription, id)
-            message = subscription.in_flight.get(message_id)
-            if message is not None and _NUMBERED.fullmatch(number):
+            message = in_flight.get(message_id)
+            if message is not None and message_id not in held and _NUMBERED.fullmatch(number):
                 times = message.deliveries + 1 if subscription.queue is not None else subscription.number
-                if int(number) == times:
+                # One that a late ACK has settled meanwhile has lost its count; to settle it again changes nothing.
+                if int(number) == times or message.deliveries == SETTLED:
                     return self._hit(subscription, message_id)
-        if self._late_id(id) is not None or (self._automatic and id.startswith(self._broker.prefix[:-1])):
+        if self._late_id(id) is not None:
+            return None
+        # What went to an `ack:auto` subscription cannot be told from what was never delivered: it is not kept.
+        acknowledging = subscription_id is not None and bool(candidates)
+        if self._automatic and not acknowledging and id.startswith(self._broker.prefix[:-1]):
             return None
         raise UnknownName(
             f"no delivery with the id {shown(id)} is waiting for an acknowledgement here"
@@ -251,11 +282,19 @@ class Consumer:
         return self._broker.settle_late(queue, message)
 
 
-def _through(in_flight: dict[bytes, Message], last: bytes) -> list[bytes]:
+def _covered(subscription: Subscription, message_id: bytes) -> list[bytes]:
+    """The deliveries that an ACK of `message_id` is about: all up to it where the mode is `client`.
+
+    It passes over what an open transaction holds.
+    """
+    if subscription.ack is not AckMode.CLIENT:
+        return [message_id]
+    held = subscription.held
     ids = []
-    for id in in_flight:
-        ids.append(id)
-        if id == last:
+    for id in subscription.in_flight:
+        if id not in held:
+            ids.append(id)
+        if id == message_id:
             break
     return ids
 

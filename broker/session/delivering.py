@@ -10,7 +10,8 @@ from broker.stomp import Version, canonical_lines, lines_for
 # Every frame of ours ends with an EOL behind its NUL, as those of RabbitMQ do: PHP's PECL stomp takes the next
 # byte for one, and drops the frame if it is none.
 FRAME_END: Final = b"\0\n"
-_FRAME_OVERHEAD = 256  # bytes; what a MESSAGE has beside its body, roughly, when room is reckoned
+NOT_KEPT: Final = Message(0, b"", b"", Envelope("", b"", 0, b""), None)  # stands for a topic's message in flight
+_FRAME_OVERHEAD = 128  # bytes; what a MESSAGE has beside its body and its sender's headers, roughly, when room is reckoned
 
 
 class Lead:
@@ -85,7 +86,7 @@ def encode(
         else:
             extend((start, message_id, lines, tail, body, FRAME_END))
         count += 1
-        size += length + _FRAME_OVERHEAD
+        size += length + len(lines) + len(own) + _FRAME_OVERHEAD
         if size >= room:
             break
     return count, size

@@ -6,7 +6,7 @@ from typing import Final
 
 from broker.config import Limits
 from broker.core import Kind, Route
-from broker.core.destination import check_topic_name, parse, temporary_name
+from broker.core.destination import check_queue_name, check_topic_name, parse, temporary_name
 from broker.errors import BadHeader, shown
 from broker.stomp import Block, canonical_lines, parse_number
 
@@ -28,8 +28,14 @@ _NUMBERS: Final = {
     "delay": (-(10**15), 10**15),
     "deliver-at": (0, 10**15),
 }
+# A job that runs before its time does harm, so these are refused rather than ignored; 0 asks for nothing.
+_NOT_SERVED: Final = (
+    "delay", "deliver-at", "cron", "x-delay", "AMQ_SCHEDULED_DELAY", "AMQ_SCHEDULED_TIME", "AMQ_SCHEDULED_CRON",
+    "AMQ_SCHEDULED_PERIOD", "AMQ_SCHEDULED_REPEAT", "_AMQ_SCHED_DELIVERY",
+)  # fmt: skip
 STEERING: Final = BROKERS_OWN | frozenset(_NUMBERS) | {
     "destination", "transaction", "persistent", "JMSDeliveryMode", "destination-type", "reply-to", "timestamp",
+    *_NOT_SERVED,
 }  # fmt: skip
 """Headers that the session looks at; they are the same for all messages of a run (see `stomp.Parser`)."""
 
@@ -58,10 +64,15 @@ def address(block: Block, token: str, limits: Limits) -> Address:
         raise BadHeader("SEND needs a destination header, there is none")
     for name, (low, high) in _NUMBERS.items():
         parse_number(headers, name, low, high)
+    for name in _NOT_SERVED:
+        if headers.get(name, "0") != "0":
+            raise BadHeader(f"{name} is not served by this version, and the message would be delivered at once")
     multicast = headers.get("destination-type", "").upper() == "MULTICAST"
     destination = parse(text, multicast=multicast, longest=limits.destination_name)
     if destination.kind is Kind.TOPIC:
         check_topic_name(destination.name)
+    elif destination.kind is Kind.QUEUE:
+        check_queue_name(destination.name)
     elif destination.kind is Kind.TEMP_QUEUE:
         destination = type(destination)(Kind.TEMP_QUEUE, temporary_name(token, destination.name))
     reply_to = headers.get("reply-to", "")

@@ -10,16 +10,25 @@ from typing import Final
 
 from broker.budget import Budget
 from broker.config import Limits
-from broker.core import AckMode, Broadcast, Broker, Message, Queue, Subscription
-from broker.errors import BadFrame, BadHeader, HeldTooLong, LimitReached, NotAllowedNow, NotStomp, ProtocolError, StorageFailed, shown
+from broker.core import AckMode, Broadcast, Broker, Message, Queue, Rejects, Subscription
+from broker.errors import (
+    BadFrame,
+    BadHeader,
+    HeldTooLong,
+    LimitReached,
+    NotAllowedNow,
+    NotStomp,
+    ProtocolError,
+    StorageFailed,
+    shown,
+)
 from broker.session import connecting
 from broker.session.consuming import Consumer
-from broker.session.delivering import encode, encode_broadcast
+from broker.session.delivering import NOT_KEPT, encode, encode_broadcast
 from broker.session.sending import STEERING, Address, address
 from broker.session.states import NEXT, State
 from broker.session.transactions import Held, Transactions
-from broker.stomp import AckRun, Block, Frame, Parser, SendRun, Version, WireLimits
-from broker.stomp import encode as encode_frame
+from broker.stomp import AckRun, Block, Frame, Parser, SendRun, WireLimits
 
 _BIG_BODY: Final = 64 * 1024  # a body over this takes its room from the budget before it is read
 _SLOWEST_BODY: Final = 1024  # bytes/s that a body must keep up after the frame deadline
@@ -72,7 +81,7 @@ class Session:
         self._backlog: deque[Item] = deque()
         self._held_since = 0.0
         self._frame_since = 0.0
-        self._handed: list[tuple[Queue, list[Message]]] = []  # for ack:auto, not yet with the kernel
+        self._handed: list[tuple[Subscription, list[Message]]] = []  # for ack:auto, not yet with the kernel
         self.blocked = False  # deliveries wait for room
         self._heart = connecting.Heart(now)
         self.due = now + limits.login_deadline
@@ -85,8 +94,10 @@ class Session:
         self._heart.heard = now
         if self.state in (State.CLOSING, State.CLOSED):
             return
+        self._take_in(self._parser.feed(data), now)
+
+    def _take_in(self, items: list[Item], now: float) -> None:
         parser = self._parser
-        items: list[Item] = parser.feed(data)
         if parser.mid_frame:
             if items or not self._frame_since:
                 self._frame_since = now
@@ -163,7 +174,7 @@ class Session:
         self.state = State.OPEN
         self._write(connecting.connected(frame, version, self.token, self.limits))
         self.room = self.limits.output
-        self._process(self._parser.resume(), now)
+        self._take_in(self._parser.resume(), now)
 
     # --- SEND -------------------------------------------------------------------------------------------------------------
 
@@ -250,21 +261,23 @@ class Session:
         held = self._consumer.hold(key, subscription)
         if frame.command == "ACK":
             transaction.acks += held
+            if not held:
+                transaction.late += self._consumer.hold_late(key)
         else:
             transaction.rejects.append((held, requeue, failure))
         return 0
 
     def _commit(self, name: str) -> int:
         transaction = self._transactions.get(name)
-        acks: dict[Queue, list[Message]] = {}
-        for held in transaction.acks:
-            if held.queue is not None:
-                acks.setdefault(held.queue, []).append(held.message)
-        lsn = self.broker.commit(transaction.sends, list(acks.items()))
+        rejects: Rejects = [
+            (queue, messages, requeue, failure)
+            for batch, requeue, failure in transaction.rejects
+            for queue, messages in _by_queue(batch).items()
+        ]
+        late = [(queue, message) for _, queue, message in transaction.late]
+        lsn = self.broker.commit(transaction.sends, list(_by_queue(transaction.acks).items()), late, rejects)
         self._transactions.end(name)
-        for batch, requeue, failure in transaction.rejects:
-            for queue, messages in _by_queue(batch).items():
-                lsn = self.broker.reject(queue, messages, requeue=requeue, failure=failure) or lsn
+        self._consumer.committed(transaction)
         return lsn
 
     # --- out ----------------------------------------------------------------------------------------------------------------
@@ -309,7 +322,10 @@ class Session:
             subscription.in_flight.clear()
             subscription.credit += count
             if subscription.queue is not None:
-                self._handed.append((subscription.queue, messages if count == len(messages) else messages[:count]))
+                self._handed.append((subscription, messages if count == len(messages) else messages[:count]))
+        elif subscription.queue is None:
+            # Nothing of a topic ever comes back, so the ids are all that is kept.
+            subscription.in_flight.update((message.id, NOT_KEPT) for message in messages[:count])
         return count
 
     def broadcast(self, subscription: Subscription, broadcast: Broadcast) -> None:
@@ -331,8 +347,9 @@ class Session:
         elif not self._handed:
             return False
         handed, self._handed = self._handed, []
-        for queue, messages in handed:
-            self._last_lsn = max(self._last_lsn, self.broker.settle(queue, messages))
+        for subscription, messages in handed:
+            if subscription.queue is not None:
+                self._last_lsn = max(self._last_lsn, self.broker.settle(subscription.queue, messages))
         return True
 
     def make_room(self, size: int) -> None:
@@ -405,8 +422,12 @@ class Session:
         # mean that the consumer died of one.
         lost = not self._innocent
         handed, self._handed = self._handed, []
-        for queue, messages in handed:
-            self.broker.give_back(queue, messages, failures=1 if lost else 0)
+        blamed: set[Subscription] = set()
+        for subscription, messages in handed:
+            if subscription.queue is not None:
+                failures = 1 if lost and subscription not in blamed else 0
+                blamed.add(subscription)
+                self.broker.give_back(subscription.queue, messages, failures=failures)
         for transaction in self._transactions.end_all():
             self._consumer.undo(transaction)
         self._consumer.end_all(lost=lost)
@@ -433,6 +454,8 @@ class Session:
                 return
             due = min(due, now + 1.0)
             self._heart.heard = now  # it is we who do not read
+            if self._frame_since:
+                self._frame_since = now
         if self._frame_since:
             waited = now - self._frame_since
             if waited >= limits.frame_deadline and self._parser.held < waited * _SLOWEST_BODY:

@@ -23,14 +23,20 @@ class Held:
 
 
 class Transaction:
-    __slots__ = ("acks", "actions", "bytes", "rejects", "sends")
+    __slots__ = ("acks", "actions", "bytes", "late", "rejects", "sends")
 
     def __init__(self) -> None:
         self.sends: Sends = []
         self.acks: list[Held] = []
+        self.late: list[tuple[bytes, Queue, Message]] = []  # ACKs of deliveries whose subscription has ended
         self.rejects: list[tuple[list[Held], bool, str]] = []  # deliveries, requeue, failure-reason
         self.actions = 0
         self.bytes = 0
+
+    @property
+    def held(self) -> list[Held]:
+        """All deliveries that it acknowledges or rejects."""
+        return [*self.acks, *(one for batch, _, _ in self.rejects for one in batch)]
 
 
 class Transactions:

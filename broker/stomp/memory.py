@@ -78,14 +78,14 @@ class Memory:
         self.half: Half | None = None
         self._version = version
         self._limits = limits
-        self._steering = steering
+        self._steering = steering - _NEVER_SHARED
         self._blocks: dict[bytes, Block] = {}
         self._families: dict[tuple[object, ...], _Family] = {}
         self._shapes: list[Shape] = []
         self._last: Shape | None = None
         self._misses = 0
         # Up by one where a shape took frames, down where the general path had to. Below 0 the shapes are not
-        # worth their tries (say, SENDs to a hundred queues at random): only now and then one is made or tried.
+        # worth their tries (say, SENDs to 100 queues at random): only now and then one is made or tried.
         self._credit = CREDIT
         self._dry = 0
 
@@ -189,8 +189,8 @@ class Memory:
         self._last = None
         eol = b"\n"
         if b"\r" in raw:
-            # The last LF is not in `raw`, so its CR stands alone where every line ends with CR LF.
-            if self._version is not Version.V1_2 or raw.count(b"\r") != len(raws) or raw[-1:] != b"\r":
+            # 1.2 has no CR but at the end of a line, so this says that every line ends with CR LF.
+            if self._version is not Version.V1_2 or raw.count(b"\r") != len(raws):
                 return
             eol = b"\r\n"
         holes: list[Hole] = []

@@ -16,9 +16,9 @@ from broker.budget import Budget
 from broker.config import Limits, Memory, Settings, Storage
 from broker.core import Broker, Replay, Timer, Write
 from broker.errors import StorageFailed
-from broker.journal import Log, Writer, open_log
+from broker.journal import Log, open_log
 from broker.session import Session
-from tests.support.simdisk import PowerLoss, SimDisk
+from tests.support.simdisk import SimDisk
 from tests.support.wire import Got, frame, take_frame
 
 DATA_DIR = "data"

@@ -118,6 +118,30 @@ def test_after_a_kill_what_was_delivered_comes_redelivered(own_broker: Make) -> 
         assert [each.get("redelivered") for each in got[:2]] == ["true", "true"]
 
 
+def test_after_a_kill_what_no_client_ever_got_is_not_flagged(own_broker: Make) -> None:
+    broker = own_broker().start()
+    with Wire(broker.address) as wire:
+        wire.connect()
+        for _ in range(5999):
+            wire.tell("SEND", {"destination": "/queue/q"}, b"x")
+            wire.tell("SEND", {"destination": "/queue/untouched"}, b"x")
+        wire.publish("/queue/q", "x")
+        wire.publish("/queue/untouched", "x")
+        wire.subscribe("/queue/q", ack="client-individual", prefetch="1")
+        wire.expect("MESSAGE")
+        broker.kill()
+    broker.start()
+    with Wire(broker.address) as wire:
+        wire.connect()
+        wire.subscribe("/queue/untouched", name="u")
+        assert {got.get("redelivered") for got in wire.messages(6000)} == {None}
+        wire.subscribe("/queue/q", name="q")
+        flags = [got.get("redelivered") for got in wire.messages(6000)]
+        assert flags[0] == "true"
+        assert flags[-1] is None
+        assert flags == sorted(flags, key=lambda flag: flag is None)
+
+
 def test_after_a_clean_stop_redelivered_is_exact(own_broker: Make) -> None:
     broker = own_broker().start()
     with Wire(broker.address) as wire:
@@ -179,9 +203,12 @@ def test_ten_deliveries_are_counted_over_kills(own_broker: Make) -> None:
     broker.crash()
     with Wire(broker.address) as wire:
         wire.connect()
-        wire.subscribe("/queue/DLQ.poison", ack="client-individual")
+        wire.subscribe("/queue/DLQ.poison", ack="client-individual", name="dead")
         got = wire.expect("MESSAGE")
         assert (got.body, got["original-destination"]) == (b"x", "/queue/poison")
+        wire.publish("/queue/poison", "marker")
+        wire.subscribe("/queue/poison", name="live")
+        assert wire.bodies(1) == ["marker"]
 
 
 def test_a_message_id_is_never_used_again(own_broker: Make) -> None:
@@ -407,6 +434,16 @@ def test_secrets_and_bodies_never_reach_the_log(own_broker: Make) -> None:
     said = broker.stderr()
     for secret in ("canary-passcode", "canary-body", "canary-header"):
         assert secret not in said
+
+
+def test_a_flood_of_bad_connections_is_no_flood_of_lines(own_broker: Make) -> None:
+    broker = own_broker().start()
+    for _ in range(300):
+        with Wire(broker.address) as wire:
+            wire.send(b"GET / HTTP/1.1\r\n\r\n")
+            wire.rest()
+    broker.stop()
+    assert len(lines_of(broker.stderr())) < 100
 
 
 def test_a_kill_during_the_start_harms_nothing(own_broker: Make) -> None:

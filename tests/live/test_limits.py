@@ -257,6 +257,33 @@ def test_strangers_of_one_address_are_bounded_and_the_oldest_goes(
         close_all([friend, *strangers])
 
 
+def test_a_storm_of_connections_leaves_nothing_behind(own_broker: Callable[..., BrokerProcess]) -> None:
+    broker = own_broker().start()
+    with Wire(broker.address) as wire:
+        wire.connect()
+    before = broker.open_files()
+    for _ in range(2):
+        wires: list[Wire] = []
+        try:
+            for number in range(300):
+                wires.append(Wire(broker.address))
+                wires[-1].connect()
+                wires[-1].tell(
+                    "SUBSCRIBE", {"id": "1", "destination": f"/queue/storm.{number % 10}", "ack": "client"}
+                )
+        finally:
+            close_all(wires)
+        deadline = time.monotonic() + 10
+        while broker.open_files() > before:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    with Wire(broker.address) as wire:
+        wire.connect()
+        wire.publish("/queue/storm.0", "x")
+        wire.subscribe("/queue/storm.0")
+        assert wire.bodies(1) == ["x"]
+
+
 def test_a_header_of_24_mebibytes_costs_no_memory(broker: BrokerProcess) -> None:
     before = broker.rss()
     for start in (b"CONNECT\nx:", b"SEND\ndestination:/queue/big\nx:"):

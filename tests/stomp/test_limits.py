@@ -164,3 +164,9 @@ def test_limits_are_a_value() -> None:
     assert dataclasses.asdict(WireLimits()) == {
         "preauth_frame": 8192, "header_line": 8192, "headers": 64, "header_block": 32768, "body": 4 << 20,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [99, 100, 101])
+def test_a_block_limit_below_the_line_limit_holds_for_a_single_line(size: int) -> None:
+    (item,) = opened(limits=WireLimits(header_line=1000, header_block=100)).feed(of_line(size - 1, b"\n"))
+    assert isinstance(item, HeaderTooLong) is (size > 100)

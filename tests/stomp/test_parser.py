@@ -225,6 +225,12 @@ def test_a_body_where_none_may_be_is_refused(body: bytes, command: bytes) -> Non
     assert type(bytewise) is BadFrame
 
 
+def test_a_body_where_none_may_be_is_refused_at_its_first_byte() -> None:
+    parser = opened()
+    assert parser.feed(b"NACK\nid:123456789\n") == parser.feed(b"\n") == parser.feed(b"\n") == []
+    assert [type(item) for item in parser.feed(b"x")] == [BadFrame]
+
+
 def test_a_subscribe_of_1_0_may_have_a_body_that_is_ignored() -> None:
     wire = b"SUBSCRIBE\ndestination:/queue/a\n\n" + b"x" * 5000 + b"\0BEGIN\n\n\0"
     expected = [("SUBSCRIBE", (("destination", "/queue/a"),), b"", None), ("BEGIN", (), b"", None)]

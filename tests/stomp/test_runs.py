@@ -129,3 +129,38 @@ def test_an_odd_ack_in_the_middle_is_taken_in_its_place() -> None:
     found = flat(opened().feed(good + odd + good))
     assert [one[1][-1][1] for one in found if isinstance(one, tuple)][50:53] == ["a:b", "1", "0"]
     assert len(found) == 102
+
+
+def test_after_a_time_of_frames_unlike_each_other_the_fast_path_comes_back() -> None:
+    parser = opened()
+    for number in range(2000):
+        parser.feed(f"SEND\nreceipt:{number}\ndestination:/queue/{number * 7919 % 100}\n\n\0".encode())
+    memory = parser._memory
+    assert memory is not None and memory._credit < 0
+    parser.feed(b"SEND\nx:1\ndestination:/queue/other\n\n\0" * 5000)
+    assert memory._credit > 0
+
+
+def test_a_header_that_has_varied_stays_an_own_line() -> None:
+    frames = [b"SEND\nx:%d\ny:0\n\n\0" % i for i in range(5)] + [
+        b"SEND\nx:9\ny:%d\n\n\0" % i for i in range(5)
+    ]
+    runs = sends(opened().feed(b"".join(frames)))
+    assert [own for run in runs for own in run.owns or ()][-4:] == [b"x:9\ny:%d\n" % i for i in range(1, 5)]
+
+
+def test_lines_that_only_look_alike_when_joined_are_other_blocks() -> None:
+    wire = b"SEND\na:b\nc:d\n\n\0SEND\na:bc:d\n\n\0SEND\na:b\nc:d\n\n\0"
+    assert [run.block.headers for run in sends(opened().feed(wire))] == [
+        {"a": "b", "c": "d"}, {"a": "bc:d"}, {"a": "b", "c": "d"},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("doubtful", [b" 7", b"\\", b"a b"])
+def test_a_frame_that_was_cut_behind_a_doubtful_one_comes_once(doubtful: bytes) -> None:
+    frame = b"SEND\ndestination:/q\nx:%s\ncontent-length:3\n\nabc\0"
+    parser = opened(Version.V1_0)
+    assert len(flat(parser.feed(b"".join(frame % b"%d" % i for i in range(20))))) == 20
+    wire = frame % b"1" + frame % doubtful + frame % b"2"
+    assert len(flat(parser.feed(wire[:-2]))) == 2
+    assert flat(parser.feed(wire[-2:])) == [("SEND", (("destination", "/q"), ("x", "2")), b"abc", None)]

@@ -56,9 +56,9 @@ def test_the_handshake_does_not_depend_on_the_cut_either() -> None:
         assert len(flat(parser.resume())) == 20, cut
 
 
-@pytest.mark.parametrize("start", range(0, 600, 60))
+@pytest.mark.parametrize("start", range(0, 360, 60))
 def test_the_fast_path_and_any_cut_give_what_the_general_path_gives(start: int) -> None:
-    """Streams 0 to 599; a failure names the seed."""
+    """Streams 0 to 359; a failure names the seed."""
     for seed in range(start, start + 60):
         stream = Stream(seed, wrong=0.0 if seed % 3 else 0.002)
         wire = stream.wire
@@ -124,9 +124,9 @@ def test_no_bytes_make_the_parser_raise(
     assert all(outcome == outcomes[0] for outcome in outcomes)
 
 
-@pytest.mark.parametrize("start", range(0, 1000, 100))
+@pytest.mark.parametrize("start", range(0, 600, 100))
 def test_mutated_streams_end_in_a_protocol_error_or_in_frames(start: int) -> None:
-    """Seeds 0 to 999; a failure names the seed."""
+    """Seeds 0 to 599; a failure names the seed."""
     for seed in range(start, start + 100):
         random = Random(seed)
         wire = bytearray(GOLDEN)
