@@ -16,6 +16,7 @@ from broker.stomp import Version, parse_number
 
 _LATE_MAX: Final = 10_000  # deliveries of ended subscriptions that a late ACK may still name
 _NUMBERED: Final = re.compile(rb"[0-9]{1,10}")
+_NOT_SERVED: Final = ("selector", "browser")
 
 
 class Consumer:
@@ -54,7 +55,7 @@ class Consumer:
         id = headers.get("id")
         if id is None and self.version is not Version.V1_0:
             raise BadHeader(f"SUBSCRIBE needs an id header in STOMP {self.version}, there is none")
-        _refuse_what_is_not_served(headers)
+        _refuse_what_is_not_served(headers, _NOT_SERVED)
         multicast = headers.get("subscription-type", "").upper() == "MULTICAST"
         destination = parse(text, multicast=multicast, longest=self._limits.destination_name)
         mode = headers.get("ack", "auto")
@@ -74,6 +75,7 @@ class Consumer:
         subscription.wire = Lead(id, self.version, with_ack=needs_ack_header(ack, self.version))
         if destination.kind is Kind.TOPIC:
             check_pattern(destination.name)
+            _refuse_what_is_not_served(headers, _DURABLE)
             self._broker.subscribe_topic(subscription, destination.name.removeprefix(Kind.TOPIC.value))
         elif destination.kind is Kind.TEMP_QUEUE:
             self._broker.subscribe_queue(subscription, self.temporary_queue(destination.name))
@@ -297,6 +299,35 @@ def _covered(subscription: Subscription, message_id: bytes) -> list[bytes]:
         if id == message_id:
             break
     return ids
+
+
+def _refuse_what_is_not_served(headers: dict[str, str]) -> None:
+    """What would change which messages come, or whether they are consumed, is refused rather than ignored.
+
+    Raises BadHeader.
+    """
+    for name in _NOT_SERVED:
+        if headers.get(name, "false").lower() not in ("", "false"):
+            raise BadHeader(f"{name} is not served by this version")
+
+
+# Headers that change what a subscription gets, and the value with which they do not. Ignoring one would hand a client
+# what it did not ask for, or consume what it only wanted to look at.
+_NOT_SERVED: Final = {
+    "selector": "",
+    "browser": "false",
+    "exclusive": "false",
+    "activemq.exclusive": "false",
+    "no-local": "false",
+    "activemq.noLocal": "false",
+}
+_DURABLE: Final = {"durable": "false", "persistent": "false", "activemq.subscriptionName": ""}  # on topics
+
+
+def _refuse_what_is_not_served(headers: dict[str, str], harmless_values: dict[str, str]) -> None:
+    for name, harmless in harmless_values.items():
+        if headers.get(name, harmless).lower() != harmless:
+            raise BadHeader(f"{name} is not served by this version, and to ignore it would change what you get")
 
 
 def _prefetch(headers: dict[str, str], limits: Limits) -> int:
