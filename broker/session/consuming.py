@@ -16,7 +16,6 @@ from broker.stomp import Version, parse_number
 
 _LATE_MAX: Final = 10_000  # deliveries of ended subscriptions that a late ACK may still name
 _NUMBERED: Final = re.compile(rb"[0-9]{1,10}")
-_NOT_SERVED: Final = ("selector", "browser")
 
 
 class Consumer:
@@ -299,16 +298,6 @@ def _covered(subscription: Subscription, message_id: bytes) -> list[bytes]:
         if id == message_id:
             break
     return ids
-
-
-def _refuse_what_is_not_served(headers: dict[str, str]) -> None:
-    """What would change which messages come, or whether they are consumed, is refused rather than ignored.
-
-    Raises BadHeader.
-    """
-    for name in _NOT_SERVED:
-        if headers.get(name, "false").lower() not in ("", "false"):
-            raise BadHeader(f"{name} is not served by this version")
 
 
 # Headers that change what a subscription gets, and the value with which they do not. Ignoring one would hand a client

@@ -33,10 +33,20 @@ _NOT_SERVED: Final = (
     "delay", "deliver-at", "cron", "x-delay", "AMQ_SCHEDULED_DELAY", "AMQ_SCHEDULED_TIME", "AMQ_SCHEDULED_CRON",
     "AMQ_SCHEDULED_PERIOD", "AMQ_SCHEDULED_REPEAT", "_AMQ_SCHED_DELIVERY",
 )  # fmt: skip
-STEERING: Final = BROKERS_OWN | frozenset(_NUMBERS) | {
+
+class _Steering(frozenset[str]):
+    """Also every name that begins with `dead-letter-`: it has to be in the block, where it is taken out."""
+
+    __slots__ = ()
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (isinstance(name, str) and name.startswith("dead-letter-"))
+
+
+STEERING: Final = _Steering(BROKERS_OWN | frozenset(_NUMBERS) | {
     "destination", "transaction", "persistent", "JMSDeliveryMode", "destination-type", "reply-to", "timestamp",
     *_NOT_SERVED,
-}  # fmt: skip
+})  # fmt: skip
 """Headers that the session looks at; they are the same for all messages of a run (see `stomp.Parser`)."""
 
 _DELIVERY_MODES: Final = {"PERSISTENT": True, "2": True, "NON_PERSISTENT": False, "1": False}

@@ -62,14 +62,18 @@ FORGED = {
 }  # fmt: skip
 
 
+VARYING = ("dead-letter-other", "transaction-id")
+
+
 @pytest.mark.parametrize("varies", [False, True])
 def test_names_that_only_the_broker_may_say_are_taken_out(varies: bool) -> None:
     world = World()
     reader = world.connect().subscribe("/queue/a", ack="auto")
     producer = world.connect()
     for n in range(5):
-        extra = str(n) if varies else ""
-        headers = {name: value + extra for name, value in FORGED.items()}
+        # What differs from frame to frame takes another way through the broker than what does not.
+        own = {name: value + str(n) for name, value in FORGED.items() if name in VARYING and varies}
+        headers = {**FORGED, **own}
         producer.send("SEND", {"destination": "/queue/a", **headers}, b"x")
     for message in reader.take():
         for name, value in FORGED.items():
