@@ -15,19 +15,9 @@ from zlib import crc32
 
 from broker.errors import StorageFailed
 from broker.journal.batch import Append, Batch, Roll, StorageSettings
-from broker.journal.records import (
-    COPY_MAX,
-    HEADER,
-    HEADER_BYTES,
-    SEAL_BYTES,
-    STATE_BYTES,
-    RecordType,
-    Seal,
-    State,
-    seal_payload,
-    state_payload,
-)
+from broker.journal.records import COPY_MAX, HEADER, HEADER_BYTES, RecordType
 from broker.journal.segment import SEGMENT_HEADER_BYTES, Segment, SegmentHeader, segment_name
+from broker.journal.state import SEAL_BYTES, STATE_BYTES, Seal, State, seal_payload, state_payload
 from broker.journal.writer import join_path, tmp_name
 from broker.system import Clock
 

@@ -17,9 +17,10 @@ from broker.errors import DataDamaged, StompdError, StorageFailed
 from broker.journal.batch import Batch, StorageSettings
 from broker.journal.folder import Found, make_log_dir, survey, take_folder, write_meta
 from broker.journal.journal import SEQ_JUMP, Journal
-from broker.journal.records import STATE_TYPES, Messages, RecordType, State, Value, decode, decode_state
+from broker.journal.records import STATE_TYPES, Messages, RecordType, Value, decode
 from broker.journal.scan import Beyond, Scan, look_beyond, queues_at
 from broker.journal.segment import SEGMENT_HEADER_BYTES, Meta, Segment, SegmentHeader, segment_name
+from broker.journal.state import State, decode_state
 from broker.journal.verdict import Case, Evidence, Later, Length, Named, Rest, Verdict, judge
 from broker.journal.writer import Writer, join_path
 from broker.system import Clock, Disk, Handle, Rng

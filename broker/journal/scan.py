@@ -9,8 +9,9 @@ from typing import Final
 from zlib import crc32
 
 from broker.errors import DataDamaged, FormatNotKnown
-from broker.journal.records import HEADER, HEADER_BYTES, RecordType, decode, decode_seal
+from broker.journal.records import HEADER, HEADER_BYTES, RecordType, decode
 from broker.journal.segment import SEGMENT_HEADER_BYTES
+from broker.journal.state import decode_seal
 from broker.journal.verdict import Later, Rest
 from broker.system import Disk, Handle
 

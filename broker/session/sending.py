@@ -34,6 +34,7 @@ _NOT_SERVED: Final = (
     "AMQ_SCHEDULED_PERIOD", "AMQ_SCHEDULED_REPEAT", "_AMQ_SCHED_DELIVERY",
 )  # fmt: skip
 
+
 class _Steering(frozenset[str]):
     """Also every name that begins with `dead-letter-`: it has to be in the block, where it is taken out."""
 

@@ -78,7 +78,7 @@ class Memory:
         self.half: Half | None = None
         self._version = version
         self._limits = limits
-        self._steering = steering - _NEVER_SHARED
+        self._steering = steering
         self._blocks: dict[bytes, Block] = {}
         self._families: dict[tuple[object, ...], _Family] = {}
         self._shapes: list[Shape] = []
@@ -134,7 +134,8 @@ class Memory:
         if repeats:
             return self._remembered(raws, lines, _stay(names)), None
         steering = self._steering
-        key = (names, *[values[at] for at, name in enumerate(names) if name in steering])
+        same = [values[at] for at, name in enumerate(names) if name in steering and name not in _NEVER_SHARED]
+        key = (names, *same)
         family = self._families.get(key)
         if family is None:
             if len(self._families) >= FAMILIES:

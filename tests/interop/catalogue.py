@@ -27,7 +27,8 @@ class Client:
     """One library over one version of STOMP.
 
     `pip`, `npm` and `apt` name what is to be installed. `kinds` are the headers of matrix.HEADERS that come
-    through it unharmed; what is not among them is the library's own limit, whatever the broker.
+    through it unharmed, and `misreads` those of them that it may spoil when it receives. What is missing is the
+    library's own limit, whatever the broker.
     """
 
     library: str
@@ -35,6 +36,7 @@ class Client:
     command: tuple[str, ...]
     probe: tuple[str, ...]
     kinds: frozenset[str]
+    misreads: frozenset[str] = frozenset()
     pip: str = ""
     npm: str = ""
     apt: tuple[str, ...] = ()
@@ -94,7 +96,9 @@ def _over(
         kinds = _kinds(version, escapes)
         if library == "stompest" and version == "1.0":
             kinds -= {"utf8"}  # it holds 1.0 to ASCII
-        made.append(Client(library, version, command, probe, kinds, pip=pip, npm=npm, apt=apt))
+        # stompit decodes each chunk of a header line by itself: a character that lies in two of them is lost.
+        misreads = frozenset({"utf8"} if library == "stompit" else ())
+        made.append(Client(library, version, command, probe, kinds, misreads, pip, npm, apt))
     return made
 
 

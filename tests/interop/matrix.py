@@ -61,7 +61,7 @@ def queue_of(receiver: Client) -> str:
 
 def _kinds(sender: Client, receiver: Client) -> frozenset[str]:
     """The header kinds of which both ends are capable."""
-    return sender.kinds & receiver.kinds
+    return sender.kinds & receiver.kinds - receiver.misreads
 
 
 def _letters(sender: Client, receivers: Iterable[Client]) -> str:

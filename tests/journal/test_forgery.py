@@ -9,15 +9,9 @@ from itertools import pairwise
 
 import pytest
 
-from broker.journal.records import (
-    HEADER,
-    RecordType,
-    Seal,
-    delivered_payload,
-    messages_payload,
-    seal_payload,
-)
+from broker.journal.records import HEADER, RecordType, delivered_payload, messages_payload
 from broker.journal.segment import SEGMENT_HEADER_BYTES
+from broker.journal.state import Seal, seal_payload
 from tests.journal.harness import (
     ONE,
     SENT,

@@ -9,7 +9,8 @@ import pytest
 from broker.errors import StorageFailed
 from broker.journal.batch import Append
 from broker.journal.journal import BATCH_BYTES_MAX, BATCH_RECORDS_MAX, SEQ_JUMP
-from broker.journal.records import RecordType, acked_payload, decode_seal
+from broker.journal.records import RecordType, acked_payload
+from broker.journal.state import decode_seal
 from tests.journal.harness import Bench, Running, Settings, bodies, records_in, segment_path
 from tests.support.simdisk import Fault
 

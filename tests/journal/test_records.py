@@ -20,20 +20,15 @@ from broker.journal.records import (
     Moved,
     RecordType,
     Returned,
-    Seal,
-    State,
     acked_payload,
     decode,
-    decode_seal,
-    decode_state,
     delivered_payload,
     messages_payload,
     moved_payload,
     returned_payload,
-    seal_payload,
-    state_payload,
     transaction_payload,
 )
+from broker.journal.state import Seal, State, decode_seal, decode_state, seal_payload, state_payload
 
 names = st.binary(max_size=300)
 u64 = st.integers(0, 2**64 - 1)
