@@ -149,8 +149,8 @@ class Peer:
             )
             self.inbox.append(got)
 
-    def subscribe(self, queue: str, name: str, prefetch: int) -> None:
-        headers = {"id": name, "destination": queue, "ack": "client-individual", "prefetch": str(prefetch)}
+    def subscribe(self, queue: str, name: str, mode: str, prefetch: int) -> None:
+        headers = {"id": name, "destination": queue, "ack": mode, "prefetch": str(prefetch)}
         self.wire.tell("SUBSCRIBE", headers)
 
     def leave(self) -> None:
@@ -188,37 +188,44 @@ def produce(peer: Peer, rng: random.Random) -> None:
             pass
 
 
-def consume(
-    peer: Peer, rng: random.Random, solo: str, reconnect: Callable[[], Peer], *, until: float = float("inf")
-) -> None:
-    """ACKs, a few NACKs in the shared queue, some ACKs together with a SEND; now and then it comes anew."""
-    number = 0
-    fresh = True
-    while time.monotonic() < until:
-        if fresh:
-            peer.subscribe(solo, "solo", rng.choice((1, 10, 100)))
-            peer.subscribe(SHARED, "shared", rng.choice((1, 10, 100)))
-            fresh = False
-        peer.look(0.05)
-        while peer.inbox:
+def consume(peer: Peer, rng: random.Random, solo: str, reconnect: Callable[[], Peer]) -> None:
+    """Acknowledge in all the ways there are, and leave and come back now and then."""
+    while True:
+        mode = rng.choice(("client-individual", "client"))
+        peer.subscribe(solo, "solo", mode, rng.choice((1, 10, 100)))
+        peer.subscribe(SHARED, "shared", "client-individual", rng.choice((1, 10, 100)))
+        pile: list[Got] = []  # for one cumulative ACK
+        while rng.random() < 0.996:
+            if not peer.inbox:
+                peer.look(0.05)
+                continue
             got = peer.inbox.popleft()
-            number += 1
-            chance = rng.random()
-            if chance < 0.02 and got["subscription"] == "shared":
-                peer.settle(got, What.NACK, receipt=rng.random() < 0.5)
-            elif chance < 0.07:
-                transaction = f"t{number}"
-                peer.begin(transaction)
-                peer.settle(got, receipt=False, transaction=transaction)
-                peer.send(MOVED, receipt=False, transaction=transaction)
-                peer.end(transaction, What.COMMIT, receipt=rng.random() < 0.8)
-            elif chance < 0.996:
-                peer.settle(got, receipt=rng.random() < 0.5)
-            else:
-                peer.inbox.clear()
-                peer.leave()
-                peer, fresh = reconnect(), True
-                break
+            if got["subscription"] == "shared" or mode != "client":
+                settle_one(peer, rng, got)
+                continue
+            pile.append(got)
+            if not peer.inbox or rng.random() < 0.2:
+                for covered in pile[:-1]:
+                    peer.recorder.add(What.ACK, peer.name, covered["name"])
+                peer.settle(pile[-1], receipt=rng.random() < 0.5)
+                pile.clear()
+        peer.leave()
+        peer = reconnect()
+
+
+def settle_one(peer: Peer, rng: random.Random, got: Got) -> None:
+    """An ACK; or a NACK where the queue is shared; or an ACK together with a SEND in a transaction."""
+    chance = rng.random()
+    if chance < 0.02 and got["subscription"] == "shared":
+        peer.settle(got, What.NACK, receipt=rng.random() < 0.5)
+    elif chance < 0.07:
+        transaction = f"t{got['name']}"
+        peer.begin(transaction)
+        peer.settle(got, receipt=False, transaction=transaction)
+        peer.send(MOVED, receipt=False, transaction=transaction)
+        peer.end(transaction, What.COMMIT, receipt=rng.random() < 0.8)
+    else:
+        peer.settle(got, receipt=rng.random() < 0.5)
 
 
 class Round:
@@ -279,7 +286,7 @@ def drain(broker: BrokerProcess, recorder: Recorder) -> bool:
     for queue in queues:
         peer.wire.call("SEND", {"destination": queue, "mark": queue}, b"mark")
     for number, queue in enumerate(queues):
-        peer.subscribe(queue, str(number), 1000)
+        peer.subscribe(queue, str(number), "client-individual", 1000)
     deadline = time.monotonic() + DRAIN_SECONDS
     while (marks or peer.waiting) and time.monotonic() < deadline:
         got = peer.wire.poll(1.0)

@@ -27,8 +27,8 @@ class Client:
     """One library over one version of STOMP.
 
     `pip`, `npm` and `apt` name what is to be installed. `kinds` are the headers of matrix.HEADERS that come
-    through it unharmed, and `misreads` those of them that it may spoil when it receives. What is missing is the
-    library's own limit, whatever the broker.
+    through it unharmed, and `misreads` those of them that it may spoil when it receives. What is missing is
+    the library's own limit, whatever the broker.
     """
 
     library: str
