@@ -75,7 +75,11 @@ class Peer:
         self.waiting: set[str] = set()
         self._receipts = 0
         self._messages = 0
-        self.wire.connect("1.2")
+        try:
+            self.wire.connect("1.2")
+        except (WireError, OSError):
+            self.wire.close()
+            raise
 
     def do(
         self, what: What, headers: dict[str, str], body: bytes = b"", *, receipt: bool, **event: str

@@ -258,9 +258,11 @@ class Broker:
             if (killed := self._kill_late(queue, message)) is not None:
                 parts.append((RecordType.ACKED, acked_payload(killed.key, [message.seq])))
         self._staged = parts
-        for queue, messages, requeue, failure in rejects:
-            self.reject(queue, messages, requeue=requeue, failure=failure)
-        self._staged = None
+        try:
+            for queue, messages, requeue, failure in rejects:
+                self.reject(queue, messages, requeue=requeue, failure=failure)
+        finally:
+            self._staged = None
         lsn = self.journal.append(RecordType.TRANSACTION, transaction_payload(parts)) if parts else 0
         self._arrive(lsn, arrivals)
         return lsn

@@ -136,10 +136,11 @@ class Connection(asyncio.Protocol):
             return
         if data:
             self._transport.write(data)
-            session.wrote(self._loop.time())
+            if session.beats:
+                session.wrote(self._loop.time())
         if self._clogged:
             self._book()
-        else:
+        elif session.room != self._room:  # there were messages in it, not only receipts
             session.make_room(self._room)
             if session.flushed():
                 self._hub.wake()

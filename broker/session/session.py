@@ -84,6 +84,7 @@ class Session:
         self._handed: list[tuple[Subscription, list[Message]]] = []  # for ack:auto, not yet with the kernel
         self.blocked = False  # deliveries wait for room
         self._heart = connecting.Heart(now)
+        self.beats = False  # the peer wants heart-beats: `wrote` is to be called after each write
         self.due = now + limits.login_deadline
         self._opened = now
 
@@ -170,6 +171,7 @@ class Session:
         version, beats = connecting.negotiate(frame, self.limits)
         self._parser.version = self._consumer.version = version
         self._heart.start(beats, now)
+        self.beats = beats[0] > 0
         self.due = self._heart.due(now)
         self.state = State.OPEN
         self._write(connecting.connected(frame, version, self.token, self.limits))
@@ -306,9 +308,15 @@ class Session:
 
     def durable(self, lsn: int) -> None:
         receipts = self._receipts
+        if self.state is State.CLOSED or not receipts:
+            return
+        out = self.out
+        if not out:
+            self._dirty.append(self)
         while receipts and receipts[0][0] <= lsn:
             _, data, close = receipts.popleft()
-            self._emit(data, close)
+            out.append(data)
+            self.closing = self.closing or close
 
     def deliver(self, subscription: Subscription, messages: list[Message]) -> int:
         if not self.out:

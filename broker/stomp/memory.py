@@ -66,12 +66,13 @@ class _Family:
 class Memory:
     """Learns from each SEND that was parsed the general way.
 
+    last: the shape of the SEND before, where it had one.
     half: the frame that `run` found at the end of the buffer with its body cut, for the parser to go on with.
     """
 
     __slots__ = (
-        "_blocks", "_credit", "_dry", "_families", "_last", "_limits", "_misses", "_shapes", "_steering",
-        "_version", "half",
+        "_blocks", "_credit", "_dry", "_families", "_limits", "_misses", "_shapes", "_steering",
+        "_version", "half", "last",
     )  # fmt: skip
 
     def __init__(self, version: Version, limits: WireLimits, steering: frozenset[str]) -> None:
@@ -82,7 +83,7 @@ class Memory:
         self._blocks: dict[bytes, Block] = {}
         self._families: dict[tuple[object, ...], _Family] = {}
         self._shapes: list[Shape] = []
-        self._last: Shape | None = None
+        self.last: Shape | None = None
         self._misses = 0
         # Up by one where a shape took frames, down where the general path had to. Below 0 the shapes are not
         # worth their tries (say, SENDs to 100 queues at random): only now and then one is made or tried.
@@ -98,13 +99,13 @@ class Memory:
             self._dry += 1
             if self._dry % BETWEEN_LOOKS:
                 return pos
-        last = self._last
+        last = self.last
         guess = last.after if last is not None else None
         if guess is not None and buf.startswith(guess.lead, pos):
             end = guess.run(buf, pos, gap, out)
             if end > pos:
                 self._credit += self._credit < CREDIT
-                self._last = guess
+                self.last = guess
                 self.half, guess.half = guess.half, None
                 return end
         for shape in self._shapes:
@@ -114,7 +115,7 @@ class Memory:
                     self._credit += self._credit < CREDIT
                     if last is not None:
                         last.after = shape
-                    self._last = shape
+                    self.last = shape
                     self.half, shape.half = shape.half, None
                     return end
         return pos
@@ -141,7 +142,7 @@ class Memory:
             if len(self._families) >= FAMILIES:
                 self._families.clear()
                 self._shapes.clear()
-                self._last = None
+                self.last = None
             self._families[key] = family = _Family(names, values)
             return self._remembered(raws, lines, family.stay), None
         grown = family.grows(values)
@@ -187,7 +188,7 @@ class Memory:
             self._shapes.remove(family.shape)
         family.shape = None
         family.shapeless = True
-        self._last = None
+        self.last = None
         eol = b"\n"
         if b"\r" in raw:
             # 1.2 has no CR but at the end of a line, so this says that every line ends with CR LF.

@@ -106,6 +106,15 @@ class Parser:
 
     def feed(self, data: bytes) -> list[Item]:
         """Every frame that `data` completes, in the order of the bytes."""
+        if (
+            (memory := self._memory) is not None
+            and memory.last is not None
+            and not self._tail
+            and self._half is None
+            and self._fast
+            and (run := memory.last.lone(data)) is not None
+        ):
+            return [run]
         out: list[Item] = []
         if self._dead:
             return out

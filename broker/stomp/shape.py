@@ -12,7 +12,7 @@ from typing import Final
 
 from broker.errors import BadEscape
 from broker.stomp.escapes import escape, unescape
-from broker.stomp.frames import Block, Version
+from broker.stomp.frames import Block, SendRun, Version
 from broker.stomp.half import RUN_MESSAGES, Half, Item, emit_sends
 from broker.stomp.headers import parse_content_length
 from broker.stomp.limits import WireLimits
@@ -143,6 +143,28 @@ class Shape:
         receipts, owns = self._values(values, colons)
         emit_sends(out, self.block, receipts, owns, bodies)
         return end
+
+    def lone(self, buf: bytes) -> SendRun | None:
+        """The run of one that `buf` is, where it is one frame of this shape and nothing else; None on any doubt.
+
+        A producer that waits for each receipt sends its frames one by one: they need no loop and no look ahead.
+        """
+        if not buf.startswith(self.lead):
+            return None
+        p = len(self.lead)
+        values: list[bytes] = []
+        for segment, width in self._holes:
+            hole = buf.find(self._eol, p, p + self._window)
+            if not buf.startswith(segment, hole):
+                return None
+            values.append(buf[p:hole])
+            p = hole + width
+        size = self._size if self._size_at < 0 else self._sizes.get(values[self._size_at], -1)
+        end = p + size
+        if size < 0 or end + 1 != len(buf) or buf[end] or b"".join(values).translate(None, self._safe):
+            return None
+        receipts, owns = self._values(values, False)
+        return SendRun(self.block, receipts, owns, [buf[p:end]])
 
     def _take_plain(self, buf: bytes, pos: int, values: list[bytes], bodies: list[bytes]) -> int:
         """The tight loop for one hole and bodies of one size. `p` is always behind a lead that was found."""

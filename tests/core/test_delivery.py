@@ -39,8 +39,10 @@ def test_the_round_goes_on_when_a_consumer_leaves() -> None:
 
 def test_nothing_is_delivered_before_its_record_is_synced() -> None:
     world = World()
-    consumer = world.connect().subscribe("/queue/a")
     producer = world.connect()
+    consumer = world.connect().subscribe("/queue/a")
+    producer.publish("/queue/a", "before")
+    assert consumer.bodies() == ["before"]
     world.auto = False
     producer.publish("/queue/a", "x")
     for _ in range(3):

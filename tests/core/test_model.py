@@ -5,12 +5,14 @@ A seed is replayed by `pytest "tests/core/test_model.py" -k "[17]"`.
 
 from __future__ import annotations
 
+import contextlib
 from random import Random
 
 import pytest
 
 from tests.core.model import Message, Model, Peer, Sub, Tx
 from tests.core.world import Client, World, drain
+from tests.support.simdisk import PowerLoss
 
 QUEUES = ("a", "b")
 STEPS = 160
@@ -19,7 +21,13 @@ STEPS = 160
 class Driver:
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
-        self.world = World(seed, auto=False)
+        # Small segments roll and go away all the time, a small output makes consumers wait for room.
+        self.world = World(
+            seed,
+            auto=False,
+            storage={"segment_size": self.random.choice((8, 64, 256)) * 1024},
+            limits={"output": self.random.choice((1000, 64 * 1024))},
+        )
         self.model = Model()
         self.clients: dict[Peer, Client] = {}
         self.serial = 0
@@ -31,8 +39,8 @@ class Driver:
         self.model.step += 1
         actions = {
             self.turn: 20, self.complete: 14, self.connect: 4, self.subscribe: 8, self.send: 22, self.acknowledge: 24,
-            self.begin: 4, self.commit: 4, self.abort: 2, self.unsubscribe: 3, self.late_ack: 3, self.leave: 2,
-            self.restart: 1,
+            self.begin: 6, self.commit: 6, self.abort: 2, self.unsubscribe: 3, self.late_ack: 3, self.leave: 2,
+            self.restart: 2,
         }  # fmt: skip
         self.random.choices(list(actions), list(actions.values()))[0]()
         self.observe()
@@ -90,7 +98,7 @@ class Driver:
             client.publish(f"/queue/{message.queue}", message.body, **headers)
 
     def some_tx(self, peer: Peer) -> tuple[str, Tx | None]:
-        if peer.open and self.random.random() < 0.5:
+        if peer.open and self.random.random() < 0.6:
             return self.random.choice(list(peer.open.items()))
         return "", None
 
@@ -192,15 +200,23 @@ class Driver:
         self.world.flush()
 
     def restart(self) -> None:
-        how = self.random.choice(("clean", "kill", "power"))
+        how = self.random.choice(("clean", "kill", "power", "torn"))
         if how == "clean":
             for peer, client in self.clients.items():
                 client.session.shut_down(innocent=True)
             self.world.run()
             self.observe()
+        if how == "torn":
+            # The power goes in the middle of a batch, at one of the calls that it takes.
+            self.world.turn()
+            self.world.disk.power_at = self.world.disk.calls + self.random.randrange(1, 8)
+            with contextlib.suppress(PowerLoss):
+                self.world.complete()
+            self.world.flush()
+            self.observe()
         self.model.stopped(clean=how == "clean")
         self.clients.clear()
-        self.world.restart(how)
+        self.world.restart("power" if how == "torn" else how)
 
     def observe(self) -> None:
         for peer, client in self.clients.items():
