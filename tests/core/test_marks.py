@@ -1,4 +1,4 @@
-"""`redelivered` is honest: never false for what a client may have got; exact after a clean stop (reliability.md 2.7)."""
+"""`redelivered` is never false for what a client may have got, and exact after a clean stop (reliability.md 2.7)."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_many_consumers_get_a_long_backlog_in_order_and_each_message_once() -> N
 
 def test_ids_of_messages_in_memory_are_not_given_again_after_a_restart() -> None:
     world = World()
-    seen = set()
+    seen: set[str] = set()
     for how in ("clean", "kill", "clean"):
         producer = world.connect()
         consumer = world.connect().subscribe("/queue/a", ack="auto")

@@ -202,7 +202,7 @@ class Driver:
     def restart(self) -> None:
         how = self.random.choice(("clean", "kill", "power", "torn"))
         if how == "clean":
-            for peer, client in self.clients.items():
+            for client in self.clients.values():
                 client.session.shut_down(innocent=True)
             self.world.run()
             self.observe()

@@ -32,7 +32,9 @@ def test_an_error_is_short_and_its_values_are_escaped(command: str, headers: dic
     assert client.closed
 
 
-@pytest.mark.parametrize("wire", [b"SEND\ndestination:/queue/secret\n\nx\0", b"CONNECT\nsecret\n\n\0", b"ACK\nid:secret\n\n\0"])
+@pytest.mark.parametrize(
+    "wire", [b"SEND\ndestination:/queue/secret\n\nx\0", b"CONNECT\nsecret\n\n\0", b"ACK\nid:secret\n\n\0"]
+)
 def test_a_stranger_hears_a_fixed_text_and_nothing_of_what_it_said(wire: bytes) -> None:
     client = World().stranger().feed(wire)
     error = client.one("ERROR")
@@ -102,7 +104,8 @@ def test_what_follows_an_error_is_thrown_away() -> None:
 
 def test_receipts_of_earlier_frames_come_before_the_error() -> None:
     world = World(auto=False)
-    client = world.connect().publish("/queue/a", "x", receipt="r").send("ABORT", {"transaction": "none", "receipt": "e"})
+    client = world.connect().publish("/queue/a", "x", receipt="r")
+    client.send("ABORT", {"transaction": "none", "receipt": "e"})
     world.turn()
     assert client.frames == []
     world.complete()

@@ -195,8 +195,8 @@ def test_a_session_that_is_held_again_while_it_is_released_loses_nothing() -> No
     world = World()
     client = world.connect()
     full(world)
-    wire = b"".join(b"SEND\ndestination:/queue/%b\nreceipt:%d\n\n%d\0" % (b"ab"[n % 2 : n % 2 + 1], n, n) for n in range(6))
-    client.feed(wire)
+    frames = [b"SEND\ndestination:/queue/%c\nreceipt:%d\n\n%d\0" % (b"ab"[n % 2], n, n) for n in range(6)]
+    client.feed(b"".join(frames))
     account = world.budget.account("test")
     publish = world.broker.publish
 

@@ -8,19 +8,19 @@ from broker.journal import RecordType
 from tests.core.world import Client, World, drain, texts
 
 
-def begun(world: World, name: str = "t", queue: str = "/queue/a", **subscribe: str) -> Client:
+def begun(world: World, name: str = "t", queue: str = "/queue/a", ack: str = "client-individual") -> Client:
     client = world.connect()
     if queue:
-        client.subscribe(queue, **subscribe)
+        client.subscribe(queue, ack=ack)
     return client.send("BEGIN", {"transaction": name})
 
 
-def filled(count: int, **world: bool) -> World:
-    made = World(**world)
-    producer = made.connect()
+def filled(count: int) -> World:
+    world = World()
+    producer = world.connect()
     for n in range(count):
         producer.publish("/queue/a", str(n))
-    return made
+    return world
 
 
 def end(client: Client, command: str, name: str = "t") -> Client:
@@ -48,7 +48,12 @@ def test_a_transaction_is_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
     client.nack(two, transaction="t").nack(three, transaction="t", requeue="false")
     types = []
     append = world.journal.append
-    monkeypatch.setattr(world.journal, "append", lambda kind, payload: (types.append(kind), append(kind, payload))[1])
+
+    def noted(kind: RecordType, payload: list[bytes]) -> int:
+        types.append(kind)
+        return append(kind, payload)
+
+    monkeypatch.setattr(world.journal, "append", noted)
     world.auto = False
     end(client, "COMMIT")
     assert types == [RecordType.TRANSACTION]
@@ -100,8 +105,7 @@ def test_abort_puts_every_delivery_back_in_its_place() -> None:
 def test_a_lost_connection_after_an_abort_blames_the_oldest() -> None:
     world = filled(2)
     client = begun(world)
-    zero, one = client.take()
-    client.ack(one, transaction="t")
+    client.ack(client.take()[1], transaction="t")
     end(client, "ABORT")
     client.lose()
     assert [m.failures for _, m in sorted(world.broker.queues["/queue/a"].returned)] == [1, 0]
