@@ -265,7 +265,7 @@ class Broker:
             self._staged = None
         lsn = self.journal.append(RecordType.TRANSACTION, transaction_payload(parts)) if parts else 0
         self._arrive(lsn, arrivals)
-        return lsn
+        return lsn or self._settled_before([*(m for _, some in acks for m in some), *(m for _, m in late)])
 
     def _find_queues(self, sends: Sends) -> None:
         """Every queue of a transaction is there afterwards. Raises LimitReached before the first one is made."""
@@ -395,7 +395,7 @@ class Broker:
         """Messages in flight are done with, for ever. Returns the LSN that the receipts wait for (0: none)."""
         seqs = self._kill(queue, messages)
         if not seqs:
-            return 0
+            return self._settled_before(messages)
         return self.journal.append(RecordType.ACKED, acked_payload(queue.key, seqs))
 
     def _kill(self, queue: Queue, messages: list[Message]) -> list[int]:
@@ -422,8 +422,14 @@ class Broker:
         """An ACK after the subscription's end: the message is done with, wherever it is by now."""
         killed = self._kill_late(queue, message)
         if killed is None:
-            return 0
+            return self._settled_before([message])
         return self.journal.append(RecordType.ACKED, acked_payload(killed.key, [message.seq]))
+
+    def _settled_before(self, messages: Sequence[Message]) -> int:
+        """What the receipt of an ACK waits for that journals nothing itself: somebody else's record of it may not be
+        synced yet. Messages in memory only wait for nothing.
+        """
+        return self.journal.lsn if any(message.segment is not None for message in messages) else 0
 
     def _kill_late(self, queue: Queue, message: Message) -> Queue | None:
         """Mark it as settled where it is; the queue in whose name that is to be journaled, None for nothing to journal."""

@@ -162,7 +162,8 @@ class Driver:
         if (chosen := self.pick()) is None or not chosen[0].late:
             return
         peer, client = chosen
-        message, id = peer.late.pop(self.random.randrange(len(peer.late)))
+        message, id = self.random.choice(peer.late)
+        peer.late = [pair for pair in peer.late if pair[0] is not message]  # a second one would be an error
         if any(message.body in sub.unacked for sub in peer.subs.values()):
             return  # this connection has it again: the ACK would be about that delivery
         again = message.owner

@@ -186,3 +186,49 @@ def test_acknowledgements_work_in_each_version(version: str) -> None:
     assert client.receipts() == ["r", "r"]
     client.disconnect()
     assert drain(world, "/queue/a") == []
+
+
+@pytest.mark.parametrize("first", ["owner", "late one"])
+def test_the_receipt_of_an_ack_waits_for_the_record_of_whoever_acknowledged_before(first: str) -> None:
+    world = started()
+    early = world.connect().subscribe("/queue/a")
+    message = early.one()
+    early.send("UNSUBSCRIBE", {"id": "s"})
+    other = world.connect().subscribe("/queue/a")
+    again = other.one()
+    world.auto = False
+    if first == "owner":
+        other.ack(again)
+        early.ack(message, receipt="r")
+    else:
+        early.ack(message)
+        other.ack(again, receipt="r")
+    world.turn()
+    assert early.receipts() + other.receipts() == []
+    world.complete()
+    world.turn()
+    assert early.receipts() + other.receipts() == ["r"]
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_the_receipt_of_a_commit_waits_for_the_record_of_whoever_acknowledged_before(late: bool) -> None:
+    world = started()
+    early = world.connect().subscribe("/queue/a")
+    message = early.one()
+    early.send("UNSUBSCRIBE", {"id": "s"})
+    other = world.connect().subscribe("/queue/a")
+    again = other.one()
+    world.auto = False
+    if late:
+        early.send("BEGIN", {"transaction": "t"}).ack(message, transaction="t")
+        other.ack(again)
+        early.send("COMMIT", {"transaction": "t", "receipt": "r"})
+    else:
+        other.send("BEGIN", {"transaction": "t"}).ack(again, transaction="t")
+        early.ack(message)
+        other.send("COMMIT", {"transaction": "t", "receipt": "r"})
+    world.turn()
+    assert early.receipts() + other.receipts() == []
+    world.complete()
+    world.turn()
+    assert early.receipts() + other.receipts() == ["r"]

@@ -154,3 +154,34 @@ def test_many_frames_in_one_chunk_are_as_good_as_one_by_one() -> None:
     world.restart("power")
     got = drain(world, "/queue/a")
     assert [(m["own"], m.body) for m in got] == [(str(n), b"%d" % n) for n in range(150)]
+
+
+@pytest.mark.parametrize("transaction", [False, True])
+def test_a_chunk_that_fills_several_segments_is_kept_whole(transaction: bool) -> None:
+    world = World()
+    client = world.connect()
+    extra = {"transaction": "t"} if transaction else {}
+    wire = b"".join(
+        frame("SEND", {"destination": "/queue/a", "receipt": f"r{n}", **extra}, b"%03d" % n + bytes(30_000))
+        for n in range(70)
+    )
+    client.send("BEGIN", {"transaction": "t"}).feed(wire)
+    if transaction:
+        client.send("COMMIT", {"transaction": "t", "receipt": "c"})
+    assert client.receipts() == [f"r{n}" for n in range(70)] + (["c"] if transaction else [])
+    world.restart("power")
+    assert [m.body[:3] for m in drain(world, "/queue/a")] == [b"%03d" % n for n in range(70)]
+    world.connect().publish("/queue/b", "x")
+    assert sum(segment.live for segment in world.journal.segments) == 1
+
+
+@pytest.mark.parametrize("fsync", ["interval", "never"])
+def test_without_a_sync_for_each_batch_everything_still_works(fsync: str) -> None:
+    world = World(storage={"fsync": fsync})
+    client = world.connect().subscribe("/queue/a").publish("/queue/a", "x", receipt="1").publish("/queue/a", "y")
+    assert client.receipts() == ["1"]
+    client.ack(client.take()[0], receipt="2")
+    assert client.receipts() == ["2"]
+    for how in ("clean", "kill"):
+        world.restart(how)
+        assert texts(drain(world, "/queue/a", ack=False)) == ["y"]
