@@ -126,7 +126,7 @@ class Limits:
     )
     transactions: int = setting(Kind.COUNT, 16, "open transactions of one connection", 1, 1000)
     transaction_actions: int = setting(
-        Kind.COUNT, 1024, "SEND, ACK and NACK frames in all open transactions of a connection", 1, 100_000
+        Kind.COUNT, 1024, "SEND, ACK and NACK frames in one transaction", 1, 100_000
     )
     transaction_bytes: int = setting(
         Kind.SIZE, 16 * MIB, "bytes in all open transactions of a connection", 64 * KIB, GIB

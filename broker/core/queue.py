@@ -7,9 +7,10 @@ from heapq import heappop, heappush
 from typing import Final, Protocol
 
 from broker.core.message import SETTLED, Message
-from broker.core.subscription import AckMode, Subscription
+from broker.core.subscription import Subscription
 
-MARK_STEP: Final = 1000  # how far the delivered mark runs ahead, in seqs, at least
+MARK_STEP: Final = 1000  # how far the delivered mark runs ahead, in seqs
+MARK_STEP_MAX: Final = 16_000  # the same for consumers so fast that they had to wait for a mark
 
 
 class MarkKeeper(Protocol):
@@ -30,8 +31,8 @@ class Queue:
     """
 
     __slots__ = (
-        "_turn", "gone", "idle_since", "in_flight", "key", "late", "mark", "mark_asked", "mark_segment", "name",
-        "owner", "pending", "ready", "returned", "step", "subscriptions",
+        "_late_mark", "_turn", "gone", "idle_since", "in_flight", "key", "late", "mark", "mark_asked", "mark_segment",
+        "name", "owner", "pending", "ready", "returned", "step", "subscriptions",
     )  # fmt: skip
 
     def __init__(self, name: str, owner: str = "") -> None:
@@ -47,6 +48,7 @@ class Queue:
         self.mark_asked = 0
         self.mark_segment = 0  # the number of the segment that holds the newest mark
         self.step = MARK_STEP
+        self._late_mark = 0  # the mark at which consumers had to wait last
         self.subscriptions: list[Subscription] = []
         self._turn = 0
         self.idle_since = 0.0
@@ -65,20 +67,13 @@ class Queue:
     def attach(self, subscription: Subscription) -> None:
         subscription.queue = self
         self.subscriptions.append(subscription)
-        self._set_step()
+        self.step = MARK_STEP
 
     def detach(self, subscription: Subscription) -> None:
         at = self.subscriptions.index(subscription)
         del self.subscriptions[at]
         if at < self._turn:
             self._turn -= 1
-        self._set_step()
-
-    def _set_step(self) -> None:
-        # The mark must not be what consumers wait for: it runs ahead by a few times what they can hold.
-        held = sum(min(s.prefetch, MARK_STEP) for s in self.subscriptions if s.ack is not AckMode.AUTO)
-        held += MARK_STEP * sum(s.ack is AckMode.AUTO for s in self.subscriptions)
-        self.step = max(MARK_STEP, 4 * held)
 
     def put_back(self, message: Message) -> None:
         """To its old place, as one that was delivered before."""
@@ -160,6 +155,10 @@ class Queue:
                     highest = batch[-1].seq
                     self.ready.extendleft(reversed(batch[at:]))
                     batch = batch[:at]
+                    if self._late_mark < self.mark < self.mark_asked:
+                        # The next mark was asked for in time and is not there yet: ask earlier from here on.
+                        self._late_mark = self.mark
+                        self.step = min(2 * self.step, MARK_STEP_MAX)
                     break
         if highest and highest + (self.step >> 1) > self.mark_asked:
             keeper.ask_mark(self, highest + self.step)

@@ -11,7 +11,7 @@ from broker.stomp import Version, canonical_lines, lines_for
 # byte for one, and drops the frame if it is none.
 FRAME_END: Final = b"\0\n"
 NOT_KEPT: Final = Message(0, b"", b"", Envelope("", b"", 0, b""), None)  # stands for a topic's message in flight
-_FRAME_OVERHEAD = 128  # bytes; what a MESSAGE has beside its body and its sender's headers, roughly, when room is reckoned
+_FRAME_OVERHEAD = 96  # bytes; what a MESSAGE has beside its body and its sender's headers, roughly, when room is reckoned
 
 
 class Lead:
@@ -51,14 +51,18 @@ def encode(
     with_ack = lead.with_ack
     in_flight = subscription.in_flight
     extend = out.extend
-    count = size = 0
+    count = size = shared = 0
     length = -1
-    tail = b""
+    tail = lines = prefix = b""
+    envelope: Envelope | None = None
     for message in messages:
-        envelope = message.envelope
-        lines = envelope.wire.get(version) or envelope_lines(envelope, version)
+        if message.envelope is not envelope:
+            envelope = message.envelope
+            lines = envelope.wire.get(version) or envelope_lines(envelope, version)
+            prefix = envelope.prefix
+            shared = len(start) + len(lines) + _FRAME_OVERHEAD
         body = message.body
-        message_id = b"%b%d" % (envelope.prefix, message.seq)
+        message_id = b"%b%d" % (prefix, message.seq)
         in_flight[message_id] = message
         if len(body) != length:
             length = len(body)
@@ -86,7 +90,7 @@ def encode(
         else:
             extend((start, message_id, lines, tail, body, FRAME_END))
         count += 1
-        size += length + len(lines) + len(own) + _FRAME_OVERHEAD
+        size += length + len(own) + shared
         if size >= room:
             break
     return count, size

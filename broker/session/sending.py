@@ -16,8 +16,8 @@ BROKERS_OWN: Final = frozenset(
         "message-id", "subscription", "ack", "redelivered", "delivery-count", "dead-letter-reason",
         "dead-letter-queue", "dead-letter-time", "browser", "login", "passcode", "user-name", "JMSXDeliveryCount",
         "JMSRedelivered", "JMSXUserID", "receipt-id",
-    }  # fmt: skip
-)
+    }
+)  # fmt: skip
 # Not carried into MESSAGE, or carried as its own.
 _NOT_CARRIED: Final = BROKERS_OWN | {"destination", "receipt", "content-length", "transaction"}
 # Numbers in milliseconds or counts; a value that is none is refused, whether it has an effect in this version or not.

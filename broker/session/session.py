@@ -363,6 +363,7 @@ class Session:
     def make_room(self, size: int) -> None:
         """What the peer's output may take now, in bytes. A connection that is ending takes nothing."""
         self.room = size if self.state is State.OPEN else 0
+        self.blocked = self.blocked or size <= 0
 
     # --- ends -----------------------------------------------------------------------------------------------------------------
 

@@ -203,3 +203,25 @@ def test_counters_of_a_queue_come_back_to_zero() -> None:
         client.lose()
     assert (queue.in_flight, queue.pending, queue.late) == (0, 0, 0)
     assert {name: account.used for name, account in world.budget.accounts.items() if account.used} == {}
+
+
+def test_a_consumer_whose_output_was_full_of_receipts_gets_its_messages_when_it_reads() -> None:
+    world = World(limits={"output": 4096})
+    client = world.connect().subscribe("/queue/a")
+    client.stuck = True
+    for n in range(300):
+        client.publish("/queue/b", "x", receipt=f"receipt-{n}")
+    world.connect().publish("/queue/a", "waits")
+    client.read()
+    assert client.bodies() == ["waits"]
+
+
+def test_a_long_subscription_id_counts_against_the_room_of_the_output() -> None:
+    world = World(limits={"output": 64 * 1024})
+    producer = world.connect()
+    for n in range(100):
+        producer.publish("/queue/a", str(n))
+    client = world.connect()
+    client.stuck = True
+    client.subscribe("/queue/a", id="i" * 7000)
+    assert client.buffered <= 64 * 1024 + 8000

@@ -6,6 +6,7 @@ A seed is replayed by `pytest "tests/core/test_model.py" -k "[17]"`.
 from __future__ import annotations
 
 import contextlib
+import errno
 from random import Random
 
 import pytest
@@ -30,6 +31,7 @@ class Driver:
         )
         self.model = Model()
         self.clients: dict[Peer, Client] = {}
+        self.sticky = seed % 3 == 0  # clients stop reading now and then
         self.serial = 0
         self.names = 0
 
@@ -40,7 +42,7 @@ class Driver:
         actions = {
             self.turn: 20, self.complete: 14, self.connect: 4, self.subscribe: 8, self.send: 22, self.acknowledge: 24,
             self.begin: 6, self.commit: 6, self.abort: 2, self.unsubscribe: 3, self.late_ack: 3, self.leave: 2,
-            self.restart: 2,
+            self.restart: 2, self.stick: 5 * self.sticky,
         }  # fmt: skip
         self.random.choices(list(actions), list(actions.values()))[0]()
         self.observe()
@@ -83,6 +85,8 @@ class Driver:
             message = Message(
                 f"p{peer.number}.{self.serial}", self.random.choice(QUEUES), persistent=self.random.random() < 0.8
             )
+            # What lies in a socket that nobody reads was delivered, as the broker sees it.
+            message.flag_unsure = self.sticky
             self.model.messages[message.body] = message
             headers = {} if message.persistent else {"persistent": "false"}
 
@@ -145,14 +149,23 @@ class Driver:
             client.send("COMMIT", {"transaction": name, **self.receipt(peer, kept)})
 
     def abort(self) -> None:
-        if (chosen := self.pick()) is not None and chosen[0].open:
+        # What came meanwhile on the credit that an ABORT takes back must have been seen first.
+        if (chosen := self.pick()) is not None and chosen[0].open and not chosen[1].stuck:
             peer, client = chosen
             name = self.random.choice(list(peer.open))
             peer.abort(peer.open.pop(name))
             client.send("ABORT", {"transaction": name, **self.receipt(peer)})
 
+    def stick(self) -> None:
+        if (chosen := self.pick()) is not None:
+            client = chosen[1]
+            if client.stuck:
+                client.read()
+            else:
+                client.stuck = True
+
     def unsubscribe(self) -> None:
-        if (chosen := self.pick()) is not None and chosen[0].subs:
+        if (chosen := self.pick()) is not None and chosen[0].subs and not chosen[1].stuck:
             peer, client = chosen
             id = self.random.choice(list(peer.subs))
             client.send("UNSUBSCRIBE", {"id": id, **self.receipt(peer)})
@@ -161,6 +174,8 @@ class Driver:
     def late_ack(self) -> None:
         if (chosen := self.pick()) is None or not chosen[0].late:
             return
+        if any(client.stuck for client in self.clients.values()):
+            return  # it may be about a message that lies there unread
         peer, client = chosen
         message, id = self.random.choice(peer.late)
         peer.late = [pair for pair in peer.late if pair[0] is not message]  # a second one would be an error
@@ -176,7 +191,7 @@ class Driver:
         if (chosen := self.pick()) is None:
             return
         peer, client = chosen
-        if self.random.random() < 0.5:
+        if client.stuck or self.random.random() < 0.5:
             client.lose()
         else:
             client.disconnect()
@@ -201,7 +216,7 @@ class Driver:
         self.world.flush()
 
     def restart(self) -> None:
-        how = self.random.choice(("clean", "kill", "power", "torn"))
+        how = self.random.choice(("clean", "kill", "power", "torn", "failed"))
         if how == "clean":
             for client in self.clients.values():
                 client.session.shut_down(innocent=True)
@@ -215,9 +230,16 @@ class Driver:
                 self.world.complete()
             self.world.flush()
             self.observe()
+        if how == "failed":
+            self.world.turn()
+            self.observe()
+            if self.world.complete(OSError(errno.EIO, "the disk is broken")):
+                self.world.flush()
+                receipts = [f for client in self.clients.values() for f in client.take("RECEIPT")]
+                assert not receipts, f"receipted after the storage has failed: {receipts}"
         self.model.stopped(clean=how == "clean")
         self.clients.clear()
-        self.world.restart("power" if how == "torn" else how)
+        self.world.restart(how if how in ("clean", "kill") else "power")
 
     def observe(self) -> None:
         for peer, client in self.clients.items():
@@ -226,6 +248,8 @@ class Driver:
                 peer.got(frame)
 
     def finish(self) -> None:
+        for client in self.clients.values():
+            client.read()
         self.world.run()
         self.observe()
         for peer, client in self.clients.items():

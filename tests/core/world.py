@@ -63,9 +63,7 @@ class Client:
         self.world = world
         self.version = version
         token = world.rng.token(8).hex()
-        self.session = Session(
-            world.broker, world.budget, world.settings.limits, token, world.clock.now, world.dirty
-        )
+        self.session = Session(world.broker, world.budget, world.settings.limits, token, world.clock.now, world.dirty)
         self.frames: list[Got] = []
         self.raw = b""  # bytes that are no whole frame yet
         self.beats = 0  # EOLs that came alone
