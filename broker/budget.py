@@ -19,7 +19,7 @@ class Account:
         self.used = 0
 
     def book(self, change: int) -> None:
-        """Take (positive) or give back (negative) bytes. Taking always succeeds: who may take is asked of `Budget.over`."""
+        """Take (positive) or give back (negative) bytes. It always succeeds: who may take is asked of `Budget.over`."""
         self.used += change
         self._budget.used += change
 

@@ -56,7 +56,7 @@ class FormatNotKnown(StompdError):
 
 
 class DataDamaged(StompdError):
-    """Receipted data is damaged or missing: the start is refused, nothing is skipped. The text names file and offset."""
+    """Receipted data is damaged or missing: the start is refused, nothing is skipped. The text says where."""
 
     exit_code = Exit.DAMAGED
 

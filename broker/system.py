@@ -34,13 +34,16 @@ class Disk(Protocol):
     """A file system. Every method may raise OSError; paths are strings; offsets and sizes are bytes."""
 
     def make_dir(self, path: str) -> None:
-        """Create one folder, mode 0700. FileExistsError where it is there. Not durable before `sync_dir` of it and its parent."""
+        """Create one folder, mode 0700. FileExistsError where it is there.
+
+        Not durable before `sync_dir` of it and its parent.
+        """
 
     def list_dir(self, path: str) -> list[str]:
         """Names in a folder, sorted. FileNotFoundError where there is none."""
 
     def lock(self, path: str) -> Handle:
-        """Create or open `path` and take an exclusive lock on it without waiting. BlockingIOError where another holds it."""
+        """Create or open `path` and lock it for us alone, without waiting. BlockingIOError where another holds it."""
 
     def create(self, path: str) -> Handle:
         """Open a new file for reading and writing, mode 0600. FileExistsError where it is there."""
@@ -53,10 +56,10 @@ class Disk(Protocol):
     def size(self, handle: Handle) -> int: ...
 
     def allocate(self, handle: Handle, size: int) -> None:
-        """Reserve room for `size` bytes from the start; the file is at least that long afterwards and reads as zeros."""
+        """Reserve room for `size` bytes from the start; the file is at least that long then and reads as zeros."""
 
     def write(self, handle: Handle, buffers: Sequence[bytes], offset: int) -> int:
-        """One gathered write of at most IOV_MAX buffers; returns how many bytes were taken, which may be fewer than given."""
+        """One gathered write of at most IOV_MAX buffers; returns how many bytes were taken, perhaps not all."""
 
     def read(self, handle: Handle, size: int, offset: int) -> bytes:
         """Up to `size` bytes; fewer at the end of the file only."""

@@ -38,7 +38,8 @@ def parse(text: str, *, multicast: bool, longest: int) -> Destination:
     Raises DestinationRefused.
     """
     if len(text.encode()) > longest:
-        raise DestinationRefused(f"destination has {len(text.encode())} bytes, limits.destination_name allows {longest}")
+        size = len(text.encode())
+        raise DestinationRefused(f"destination has {size} bytes, limits.destination_name allows {longest}")
     if not text:
         raise DestinationRefused("destination is empty, expected /queue/NAME, /topic/NAME or /temp-queue/NAME")
     if not text.startswith("/"):
@@ -73,7 +74,7 @@ def check_pattern(name: str) -> None:
     """A topic pattern that a SUBSCRIBE may name. Raises DestinationRefused where `>` is not last."""
     words = name.removeprefix(Kind.TOPIC.value).split(".")
     if ">" in words[:-1]:
-        raise DestinationRefused(f"the wildcard > may only stand last, in {shown(name)} it does not; # may stand anywhere")
+        raise DestinationRefused(f"the wildcard > may only stand last, in {shown(name)} it does not; use #")
 
 
 def check_queue_name(name: str) -> None:

@@ -12,8 +12,8 @@ SETTLED: Final = -1  # as `deliveries`: acknowledged late, still listed where it
 class Envelope:
     """What messages share: where they were sent and their common headers.
 
-    destination: as the sender wrote it. head: header lines as they go out, in the sender's order, escaped as STOMP 1.2
-    does. stamp: arrival in Unix ms, 0 where the sender gave a `timestamp` of its own. prefix: what stands before `seq` in a
+    destination: as the sender wrote it. head: header lines as they go out, in the sender's order, in STOMP 1.2's
+    escaping. stamp: arrival in Unix ms, 0 where the sender gave a `timestamp` of its own. prefix: what stands before `seq` in a
     message-id. extra: headers that the broker adds, e.g. those of a dead letter. wire: kept for the session, which
     writes the lines once per protocol version.
     """

@@ -39,7 +39,7 @@ class Connection(asyncio.Protocol):
         self._peer_done = False  # it has sent its FIN
         self._paused = False
 
-    # --- asyncio ----------------------------------------------------------------------------------------------------------
+    # --- asyncio ------------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -83,7 +83,7 @@ class Connection(asyncio.Protocol):
         hub.wake()
 
     def eof_received(self) -> bool:
-        """The peer has nothing more to say. What it asked receipts for is still answered (e.g. netcat's end of input)."""
+        """The peer has nothing more to say. What it asked receipts for is still answered (netcat's end of input)."""
         self._peer_done = True
         if self._ending:
             return False
@@ -122,7 +122,7 @@ class Connection(asyncio.Protocol):
             self._hub.storage_failed(failure)
         self._hub.wake()
 
-    # --- out ----------------------------------------------------------------------------------------------------------------
+    # --- out ----------------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
         """One write per turn for everything that the session has for its peer."""
@@ -181,12 +181,13 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def _broken(self, error: Exception) -> None:
-        self._hub.events.event("error", "bug", f"a connection was closed by an error of ours: {error!r}", peer=self.address)
+        kind = type(error).__name__
+        self._hub.events.event("error", "bug", f"a connection was closed by an error of ours: {kind}", peer=self.address)
         self._hub.report(error)
         self._ending = True
         self._transport.abort()
 
-    # --- flow and time --------------------------------------------------------------------------------------------------------
+    # --- flow and time ------------------------------------------------------------------------------------------------
 
     def pause(self) -> None:
         if not self._paused and not self._transport.is_closing():

@@ -29,6 +29,7 @@ from broker.system import SystemClock, SystemDisk, SystemRng
 FILES_SPARE = 128  # descriptors kept for the log, HTTP and whatever the interpreter needs
 GRACE = 2.0  # s; how long a stop waits for consumers to acknowledge what they have
 GC_THRESHOLD = 50_000  # allocations between collections: messages come by the thousand and hold no circles
+POLL = 0.01  # s; how often a stop looks whether it is done
 LAST_WORDS = 2.0  # s; how long clients have to take the ERROR after a storage failure
 
 
@@ -88,13 +89,12 @@ class Daemon:
     def _recover(self, log: Log) -> tuple[Replay, Journal, Writer]:
         replay = Replay(log.log_id)
         told = self.clock.monotonic()
-        count = 0
-        for record in log.replay():
+        for count, record in enumerate(log.replay(), 1):
             replay.apply(record)
-            count += 1
             if not count & 0xFFF and self.clock.monotonic() - told >= 1.0:
                 told = self.clock.monotonic()
-                self.events.event("info", "recovering", f"{count:,} records read, {replay.message_count:,} messages so far")
+                so_far = f"{count:,} records read, {replay.message_count:,} messages so far"
+                self.events.event("info", "recovering", so_far)
         journal, writer = log.start()
         return replay, journal, writer
 
@@ -132,11 +132,12 @@ class Daemon:
         events, summary = self.events, log.summary
         count = replay.message_count
         queues = len(self._hub.broker.queues) if self._hub else 0
-        how = "after a clean stop" if summary.clean else "after a stop that was not clean" if summary.records else "empty"
+        how = "after a clean stop" if summary.clean else "after a stop that was not clean"
         events.event(
             "info",
             "recovered",
-            f"{_count(count, 'message')} in {_count(queues, 'queue')} from {summary.bytes:,} bytes of log in {took:.2f} s, {how}",
+            f"{_count(count, 'message')} in {_count(queues, 'queue')} from {summary.bytes:,} bytes of log "
+            f"in {took:.2f} s, {how}",
             data=os.path.abspath(self.settings.data_dir),
         )
         if summary.torn_bytes:
@@ -156,7 +157,7 @@ class Daemon:
             pid=os.getpid(),
         )
 
-    # --- the end ------------------------------------------------------------------------------------------------------------
+    # --- the end ----------------------------------------------------------------------------------------------------
 
     def _signalled(self, number: int) -> None:
         if self._stop.is_set():
@@ -210,19 +211,20 @@ class Daemon:
             hub.wake()
             # Not cut short by a second signal: this is one sync.
             while not hub.idle and self._failure is None:
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(POLL)  # noqa: ASYNC110 - once in a life: no place that may end it need know of it
 
     async def _until(self, done: Callable[[], bool], deadline: float) -> None:
         while not done() and not self._stop_at_once and self._failure is None and self.clock.monotonic() < deadline:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(POLL)  # noqa: ASYNC110 - as above
 
     async def _end_failed(self, hub: Hub, failure: BaseException) -> int:
-        self.events.event("error", "failed", f"the broker stops: {failure}")
+        what = str(failure) if isinstance(failure, StompdError) else f"an error of ours, {type(failure).__name__}"
+        self.events.event("error", "failed", f"the broker stops: {what}")
         if not isinstance(failure, StorageFailed):
             hub.report(failure)
         deadline = self.clock.monotonic() + LAST_WORDS
         while hub.connections and self.clock.monotonic() < deadline:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(POLL)  # noqa: ASYNC110 - as above
         self.events.flush()
         return failure.exit_code if isinstance(failure, StompdError) else Exit.BUG
 

@@ -1,4 +1,4 @@
-"""The HTTP listener: one strict request per connection (reliability.md 4.3.1). In this version it serves health only."""
+"""The HTTP listener: one strict request per connection (reliability.md 4.3.1). This version serves health only."""
 
 from __future__ import annotations
 

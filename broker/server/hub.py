@@ -49,7 +49,8 @@ class Hub:
         self.connections: dict[Session, Connection] = {}
         self.dirty: list[Session] = []  # sessions with output
         self.stopping = False
-        self._held: dict[Connection, None] = {}  # not read for now: the journal's queue is long, or the budget is used up
+        # Not read for now: the journal's queue is long, or the budget is used up.
+        self._held: dict[Connection, None] = {}
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None

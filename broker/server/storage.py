@@ -15,7 +15,9 @@ Done = Callable[[Batch, OSError | None], None]
 class StorageThread:
     """Runs batches in order. A bug in the writer is reported as loudly as an error of the disk."""
 
-    def __init__(self, writer: Writer, loop: asyncio.AbstractEventLoop, done: Done, crashed: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self, writer: Writer, loop: asyncio.AbstractEventLoop, done: Done, crashed: Callable[[BaseException], None]
+    ) -> None:
         self._writer = writer
         self._loop = loop
         self._done = done

@@ -46,7 +46,6 @@ class Transactions:
         self._limits = limits
         self._account = account
         self._open: dict[str, Transaction] = {}
-        self._actions = 0
         self._bytes = 0
 
     def begin(self, name: str) -> None:
@@ -67,13 +66,11 @@ class Transactions:
     def count(self, transaction: Transaction, actions: int, size: int) -> None:
         """Book what a frame adds. Raises LimitReached before it is taken in."""
         size += actions * _ACTION_BYTES
-        if self._actions + actions > self._limits.transaction_actions:
-            most = self._limits.transaction_actions
-            raise LimitReached(f"the transactions of a connection have {most} actions at most")
+        if transaction.actions + actions > self._limits.transaction_actions:
+            raise LimitReached(f"a transaction has {self._limits.transaction_actions} actions at most")
         if self._bytes + size > self._limits.transaction_bytes:
             raise LimitReached(f"the transactions of a connection hold {self._limits.transaction_bytes} bytes at most")
         transaction.actions += actions
-        self._actions += actions
         transaction.bytes += size
         self._bytes += size
         self._account.book(size)
@@ -82,7 +79,6 @@ class Transactions:
         """COMMIT or ABORT: the transaction is no longer open. Raises UnknownName."""
         transaction = self.get(name)
         del self._open[name]
-        self._actions -= transaction.actions
         self._bytes -= transaction.bytes
         self._account.book(-transaction.bytes)
         return transaction
