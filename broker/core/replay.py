@@ -6,9 +6,10 @@ import json
 from collections import deque
 from typing import Any
 
-from broker.core.broker import Broker, dead_envelope
+from broker.core.broker import Broker
 from broker.core.message import Envelope, Message
 from broker.core.queue import Queue
+from broker.core.settling import dead_envelope
 from broker.errors import DataDamaged
 from broker.journal import (
     Acked,

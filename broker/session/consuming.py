@@ -185,7 +185,7 @@ class Consumer:
         messages = self._take(subscription, message_id)
         if subscription.queue is None:
             return 0
-        return self._broker.reject(subscription.queue, messages, requeue=requeue, failure=failure)
+        return self._broker.reject(subscription.queue, messages, requeue=requeue, reason=failure)
 
     def hold(self, id: bytes, subscription_id: str | None) -> list[Held]:
         """An ACK or NACK inside a transaction: the deliveries keep their places, but their slots are free at once."""

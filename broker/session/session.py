@@ -10,7 +10,7 @@ from typing import Final
 
 from broker.budget import Budget
 from broker.config import Limits
-from broker.core import AckMode, Broadcast, Broker, Message, Queue, Rejects, Subscription
+from broker.core import DROPPED, AckMode, Broadcast, Broker, Message, Queue, Rejects, Subscription
 from broker.errors import (
     BadFrame,
     BadHeader,
@@ -192,7 +192,7 @@ class Session:
             lsn = self.broker.publish(memo.route, run.owns, run.bodies)
             if lsn > 0:
                 self._last_lsn = lsn
-            elif lsn == Broker.DROPPED:
+            elif lsn == DROPPED:
                 dropped = True
         else:
             transaction = self._transactions.get(memo.transaction)

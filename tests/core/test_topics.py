@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker.core.broker import TOPIC_BACKLOG
+from broker.core.topics import TOPIC_BACKLOG
 from broker.core.destination import matches
 from tests.core.world import World
 

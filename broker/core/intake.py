@@ -1,0 +1,136 @@
+"""Messages in: from a header block and bodies to records in the journal and messages on their way to a queue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from broker.core.catalogue import Catalogue
+from broker.core.counters import Counters
+from broker.core.destination import Kind
+from broker.core.ledger import Ledger, Target
+from broker.core.message import Message
+from broker.core.route import Route
+from broker.journal import RecordType, messages_payload
+from broker.system import Clock
+
+RECORD_MESSAGES: Final = 64  # what one flipped bit can cost
+RECORD_BYTES: Final = 1 << 20  # a record of several messages ends at this size
+DROPPED: Final = -1  # instead of an LSN: the destination is gone, and the message with it
+
+
+class Intake:
+    """Gives messages their seq and their record."""
+
+    def __init__(self, ledger: Ledger, catalogue: Catalogue, clock: Clock, counters: Counters) -> None:
+        self._ledger = ledger
+        self._journal = journal = ledger.journal
+        self._catalogue = catalogue
+        self._clock = clock
+        self._counters = counters
+        log = journal.log_id.hex()[:12].encode()  # all of it is nobody's business: it seeds the checksums
+        self.prefix = log + b"-"
+        # Messages that are in memory only take their seq from the same counter, but a restart may give it again: the
+        # number of this start keeps their ids apart.
+        self._volatile_prefix = b"%bv%d-" % (log, journal.boot)
+
+    def publish(self, route: Route, owns: list[bytes] | None, bodies: list[bytes]) -> int:
+        """Take in messages of one header block. Returns the LSN that their receipts wait for (0: none), or DROPPED.
+
+        One of the five loops that carry the speed. Raises LimitReached where the queue would be one too many,
+        StorageFailed where nothing can be kept any more.
+        """
+        count = len(bodies)
+        self._counters.received += count
+        queue = route.queue
+        if queue is None or queue.gone:
+            if route.destination.kind is not Kind.QUEUE:
+                return self._publish_volatile(route, owns, bodies)
+            queue = route.queue = self._catalogue.queue(route.destination.name)
+        if not route.persistent:
+            return self._publish_volatile(route, owns, bodies)
+        journal, ledger = self._journal, self._ledger
+        seq = journal.take_seqs(count)
+        envelope = route.envelope(self._clock.wall_ms(), self.prefix)
+        if queue.subscriptions and seq + count - 1 + (queue.step >> 1) > queue.mark_asked:
+            # In the batch of the messages themselves, so that a quiet queue needs no second sync.
+            ledger.ask_mark(queue, seq + count - 1 + queue.step)
+        if ledger.gathering:
+            ledger.arrive_here(queue, self._gather(route, seq, owns, bodies))
+            return 0
+        if count == 1:
+            own = owns[0] if owns else b""
+            lsn = journal.append(
+                RecordType.MESSAGES,
+                messages_payload(route.key, route.queues, route.head, envelope.stamp, seq, owns, bodies),
+            )
+            segment = journal.segment
+            segment.live += 1
+            messages = [Message(seq, bodies[0], own, envelope, segment)]
+        else:
+            messages = []
+            for start, end in cut(bodies):
+                some = bodies if end - start == count else bodies[start:end]
+                mine = owns[start:end] if owns else None
+                lsn = journal.append(
+                    RecordType.MESSAGES,
+                    messages_payload(route.key, route.queues, route.head, envelope.stamp, seq, mine, some),
+                )
+                segment = journal.segment
+                segment.live += end - start
+                seqs = range(seq, seq + end - start)
+                if mine is None:
+                    messages += [Message(n, body, b"", envelope, segment) for n, body in zip(seqs, some, strict=True)]
+                else:
+                    messages += [
+                        Message(n, body, own, envelope, segment)
+                        for n, body, own in zip(seqs, some, mine, strict=True)
+                    ]
+                seq += end - start
+        queue.pending += count
+        ledger.waiting.append((lsn, queue, messages))
+        return lsn
+
+    def _gather(self, route: Route, seq: int, owns: list[bytes] | None, bodies: list[bytes]) -> list[Message]:
+        """The same as part of a transaction; where its record lies, the ledger says at the end."""
+        envelope = route.envelope(self._clock.wall_ms(), self.prefix)
+        for start, end in cut(bodies):
+            mine = owns[start:end] if owns else None
+            payload = messages_payload(
+                route.key, route.queues, route.head, envelope.stamp, seq + start, mine, bodies[start:end]
+            )
+            self._ledger.append(RecordType.MESSAGES, payload)
+        return [
+            Message(n, body, own, envelope, None)
+            for n, (body, own) in enumerate(zip(bodies, owns or [b""] * len(bodies), strict=True), seq)
+        ]
+
+    def _publish_volatile(self, route: Route, owns: list[bytes] | None, bodies: list[bytes]) -> int:
+        target: Target | None = route.queue
+        if route.destination.kind is Kind.TOPIC:
+            target = route.destination.name.removeprefix(Kind.TOPIC.value)
+        elif route.destination.kind is Kind.TEMP_QUEUE:
+            target = self._catalogue.by_name.get(route.destination.name)
+        if target is None:
+            self._counters.dropped_replies += len(bodies)
+            return DROPPED
+        seq = self._journal.take_seqs(len(bodies))
+        envelope = route.envelope(self._clock.wall_ms(), self._volatile_prefix)
+        if owns is None:
+            messages = [Message(n, body, b"", envelope, None) for n, body in enumerate(bodies, seq)]
+        else:
+            both = zip(bodies, owns, strict=True)
+            messages = [Message(n, body, own, envelope, None) for n, (body, own) in enumerate(both, seq)]
+        self._ledger.arrive(0, target, messages)
+        return 0
+
+
+def cut(bodies: Sequence[bytes]) -> Iterable[tuple[int, int]]:
+    """Cut a run of messages into records: (start, end) of each."""
+    start = size = 0
+    for at, body in enumerate(bodies):
+        if at - start == RECORD_MESSAGES or (size + len(body) > RECORD_BYTES and at > start):
+            yield start, at
+            start, size = at, 0
+        size += len(body)
+    yield start, len(bodies)
