@@ -139,3 +139,29 @@ def test_a_nack_on_a_temporary_queue_only_returns() -> None:
     client.nack(client.one(), requeue="false")
     assert client.one()["redelivered"] == "true"
     assert list(world.broker.queues) == [f"/temp-queue/{client.session.token}.t"]
+
+
+def test_a_dead_letter_is_seen_when_its_record_is_synced_and_not_before() -> None:
+    world = World()
+    world.connect().publish("/queue/a", "x")
+    undertaker = world.connect().subscribe("/queue/DLQ.a")
+    client = world.connect().subscribe("/queue/a")
+    message = client.one()
+    world.auto = False
+    client.nack(message, requeue="false")
+    world.turn()  # the record is at the writer
+    world.turn()
+    assert undertaker.take() == []
+    world.complete()
+    world.turn()
+    assert undertaker.one().body == b"x"
+
+
+def test_the_last_nack_says_why_a_message_died() -> None:
+    world = World()
+    world.connect().publish("/queue/a", "x")
+    client = world.connect().subscribe("/queue/a")
+    for attempt in range(10):
+        client.nack(client.one(), failure_reason=f"attempt {attempt}")
+    (dead,) = drain(world, "/queue/DLQ.a")
+    assert dead["failure-reason"] == "attempt 9"
