@@ -211,11 +211,11 @@ class Daemon:
             hub.wake()
             # Not cut short by a second signal: this is one sync.
             while not hub.idle and self._failure is None:
-                await asyncio.sleep(POLL)  # noqa: ASYNC110 - once in a life: no place that may end it need know of it
+                await asyncio.sleep(POLL)
 
     async def _until(self, done: Callable[[], bool], deadline: float) -> None:
         while not done() and not self._stop_at_once and self._failure is None and self.clock.monotonic() < deadline:
-            await asyncio.sleep(POLL)  # noqa: ASYNC110 - as above
+            await asyncio.sleep(POLL)
 
     async def _end_failed(self, hub: Hub, failure: BaseException) -> int:
         what = str(failure) if isinstance(failure, StompdError) else f"an error of ours, {type(failure).__name__}"
@@ -224,7 +224,7 @@ class Daemon:
             hub.report(failure)
         deadline = self.clock.monotonic() + LAST_WORDS
         while hub.connections and self.clock.monotonic() < deadline:
-            await asyncio.sleep(POLL)  # noqa: ASYNC110 - as above
+            await asyncio.sleep(POLL)
         self.events.flush()
         return failure.exit_code if isinstance(failure, StompdError) else Exit.BUG
 

@@ -13,6 +13,7 @@ _PLAIN: Final = re.compile(r"[\w.@ -]{1,128}")  # what may be said in a CONNECTE
 _GRACE: Final = 2.0  # x the interval without a byte, then a peer is dead
 _EARLY: Final = 0.8  # x the interval, when our own heart-beat leaves: clients allow for little delay
 _NEVER: Final = 3600.0  # s; how long nothing is due at most
+HTTP_REFUSAL: Final = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _DETAIL_MAX: Final = 255  # bytes, and an LF behind them
 
 

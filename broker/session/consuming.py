@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Final
 
 from broker.config import Limits
@@ -12,10 +13,39 @@ from broker.core.message import SETTLED
 from broker.errors import BadHeader, DestinationRefused, LimitReached, UnknownName, shown
 from broker.session.delivering import Lead, needs_ack_header
 from broker.session.transactions import Held, Transaction
-from broker.stomp import Version, parse_number
+from broker.stomp import Frame, Version, parse_number
 
 _LATE_MAX: Final = 10_000  # deliveries of ended subscriptions that a late ACK may still name
 _NUMBERED: Final = re.compile(rb"[0-9]{1,10}")
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What an ACK or NACK asks for. `requeue` and `failure` are a NACK's."""
+
+    id: bytes
+    subscription: str | None
+    transaction: str | None
+    requeue: bool
+    failure: str
+
+
+def settlement(frame: Frame) -> Settlement:
+    """Found by `id`, else `ack`, else `message-id`: clients differ here. STOMP 1.2, "ACK". Raises BadHeader."""
+    headers = frame.headers
+    id = headers.get("id") or headers.get("ack") or headers.get("message-id")
+    if id is None:
+        raise BadHeader(f"{frame.command} needs an id header (STOMP 1.0 and 1.1: message-id), there is none")
+    requeue = headers.get("requeue", "true").lower() if frame.command == "NACK" else "true"
+    if requeue not in ("true", "false"):
+        raise BadHeader(f"requeue is true or false, got {shown(headers['requeue'])}")
+    return Settlement(
+        id.encode(),
+        headers.get("subscription"),
+        headers.get("transaction"),
+        requeue == "true",
+        headers.get("failure-reason", ""),
+    )
 
 
 class Consumer:

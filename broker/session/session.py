@@ -20,26 +20,24 @@ from broker.errors import (
     NotStomp,
     ProtocolError,
     StorageFailed,
-    shown,
 )
 from broker.session import connecting
-from broker.session.consuming import Consumer
+from broker.session.consuming import Consumer, settlement
 from broker.session.delivering import NOT_KEPT, encode, encode_broadcast
+from broker.session.receipts import Waiting, receipt, receipts
 from broker.session.sending import STEERING, Address, address
 from broker.session.states import NEXT, State
 from broker.session.transactions import Held, Transactions
-from broker.stomp import AckRun, Block, Frame, Parser, SendRun, WireLimits
+from broker.stomp import AckRun, Frame, Parser, SendRun, WireLimits
 
 _BIG_BODY: Final = 64 * 1024  # a body over this takes its room from the budget before it is read
 _SLOWEST_BODY: Final = 1024  # bytes/s that a body must keep up after the frame deadline
-_RECEIPT: Final = b"RECEIPT\nreceipt-id:"
-_RECEIPTS: Final = b"\n\n\0\n" + _RECEIPT
 
 Item = SendRun | AckRun | Frame | ProtocolError
 
 
 class Session:
-    """Owns the FIFO of receipts: each leaves when the journal is synced up to the LSN that it waits for.
+    """Owns the state of the conversation and the order of everything that goes out.
 
     out:     bytes to be written, in order; the shell joins and clears it.
     room:    bytes of deliveries that may still be added; the shell sets it after each write.
@@ -48,7 +46,9 @@ class Session:
     due:     when `tick` is to be called next, monotonic seconds.
     """
 
-    def __init__(self, broker: Broker, budget: Budget, limits: Limits, token: str, now: float, dirty: list[Session]) -> None:
+    def __init__(
+        self, broker: Broker, budget: Budget, limits: Limits, token: str, now: float, dirty: list[Session]
+    ) -> None:
         self.broker = broker
         self.limits = limits
         self.token = token
@@ -75,7 +75,7 @@ class Session:
         )
         self._consumer = Consumer(broker, self, token, limits)
         self._transactions = Transactions(limits, budget.account("transactions"))
-        self._receipts: deque[tuple[int, bytes, bool]] = deque()  # LSN, bytes, whether to close behind them
+        self._waiting = Waiting()
         self._last_lsn = 0
         self._watched = 0
         self._backlog: deque[Item] = deque()
@@ -88,7 +88,7 @@ class Session:
         self.due = now + limits.login_deadline
         self._opened = now
 
-    # --- in -------------------------------------------------------------------------------------------------------------
+    # --- in -----------------------------------------------------------------------------------------------------------
 
     def receive(self, data: bytes, now: float) -> None:
         """What the peer sent. Raises StorageFailed; everything that is the peer's fault becomes an ERROR."""
@@ -163,9 +163,9 @@ class Session:
             self.state = State.CLOSING
             self.room = 0  # an ACK in front of it gave credit: nothing may be handed out on that
             self._innocent = True
-            self._answer(_RECEIPT + frame.receipt + b"\n\n\0\n" if frame.receipt is not None else b"", close=True)
+            self._answer(receipt(frame.receipt) if frame.receipt is not None else b"", close=True)
         elif frame.receipt is not None:
-            self._answer(_RECEIPT + frame.receipt + b"\n\n\0\n")
+            self._answer(receipt(frame.receipt))
 
     def _connect(self, frame: Frame, now: float) -> None:
         version, beats = connecting.negotiate(frame, self.limits)
@@ -178,13 +178,12 @@ class Session:
         self.room = self.limits.output
         self._take_in(self._parser.resume(), now)
 
-    # --- SEND -------------------------------------------------------------------------------------------------------------
+    # --- SEND ---------------------------------------------------------------------------------------------------------
 
     def _send(self, run: SendRun) -> None:
         memo: Address | None = run.block.memo
         if memo is None:
-            memo = self._address(run.block)
-        receipts = run.receipts
+            memo = run.block.memo = address(run.block, self.token, self.limits)
         dropped = False
         if memo.reply_to is not None:
             self._consumer.expect_replies(memo.reply_to)
@@ -199,14 +198,8 @@ class Session:
             size = sum(map(len, run.bodies)) + (sum(map(len, run.owns)) if run.owns else 0)
             self._transactions.count(transaction, len(run.bodies), size)
             transaction.sends.append((memo.route, run.owns, run.bodies))
-        if receipts is not None:
-            end = b"\ndropped:true\n\n\0\n" if dropped else b"\n\n\0\n"
-            self._answer(_RECEIPT + (end + _RECEIPT if dropped else _RECEIPTS).join(receipts) + end)
-
-    def _address(self, block: Block) -> Address:
-        memo = address(block, self.token, self.limits)
-        block.memo = memo
-        return memo
+        if run.receipts is not None:
+            self._answer(receipts(run.receipts, dropped=dropped))
 
     def _may_wait(self, run: SendRun, now: float) -> bool:
         """The budget is used up: whether this SEND may go on now. reliability.md 2.8, "holding back".
@@ -242,31 +235,20 @@ class Session:
         self._last_lsn = max(self._last_lsn, lsn)
 
     def _ack(self, frame: Frame) -> int:
-        headers = frame.headers
-        id = headers.get("id") or headers.get("ack") or headers.get("message-id")
-        if id is None:
-            raise BadHeader(f"{frame.command} needs an id header (STOMP 1.0 and 1.1: message-id), there is none")
-        key, subscription = id.encode(), headers.get("subscription")
-        requeue = True
-        if frame.command == "NACK" and "requeue" in headers:
-            if headers["requeue"].lower() not in ("true", "false"):
-                raise BadHeader(f"requeue is true or false, got {shown(headers['requeue'])}")
-            requeue = headers["requeue"].lower() == "true"
-        failure = headers.get("failure-reason", "")
-        name = headers.get("transaction")
-        if name is None:
+        named = settlement(frame)
+        if named.transaction is None:
             if frame.command == "ACK":
-                return self._consumer.ack(key, subscription)
-            return self._consumer.nack(key, subscription, requeue=requeue, failure=failure)
-        transaction = self._transactions.get(name)
-        self._transactions.count(transaction, 1, len(failure))
-        held = self._consumer.hold(key, subscription)
+                return self._consumer.ack(named.id, named.subscription)
+            return self._consumer.nack(named.id, named.subscription, requeue=named.requeue, failure=named.failure)
+        transaction = self._transactions.get(named.transaction)
+        self._transactions.count(transaction, 1, len(named.failure))
+        held = self._consumer.hold(named.id, named.subscription)
         if frame.command == "ACK":
             transaction.acks += held
             if not held:
-                transaction.late += self._consumer.hold_late(key)
+                transaction.late += self._consumer.hold_late(named.id)
         else:
-            transaction.rejects.append((held, requeue, failure))
+            transaction.rejects.append((held, named.requeue, named.failure))
         return 0
 
     def _commit(self, name: str) -> int:
@@ -282,7 +264,7 @@ class Session:
         self._consumer.committed(transaction)
         return lsn
 
-    # --- out ----------------------------------------------------------------------------------------------------------------
+    # --- out ----------------------------------------------------------------------------------------------------------
 
     def _write(self, data: bytes) -> None:
         if not self.out:
@@ -292,10 +274,10 @@ class Session:
     def _answer(self, data: bytes, *, close: bool = False) -> None:
         """A receipt, or the last words, in frame order: behind everything that this connection's frames wait for."""
         lsn = self._last_lsn
-        if not self._receipts and lsn <= self.broker.journal.durable:
+        if not self._waiting and lsn <= self.broker.journal.durable:
             self._emit(data, close)
             return
-        self._receipts.append((lsn, data, close))
+        self._waiting.add(lsn, data, close)
         if lsn > self._watched:
             self._watched = lsn
             self.broker.watch(lsn, self)
@@ -307,16 +289,11 @@ class Session:
         self.closing = self.closing or close
 
     def durable(self, lsn: int) -> None:
-        receipts = self._receipts
-        if self.state is State.CLOSED or not receipts:
+        if self.state is State.CLOSED or not self._waiting:
             return
-        out = self.out
-        if not out:
+        if not self.out:
             self._dirty.append(self)
-        while receipts and receipts[0][0] <= lsn:
-            _, data, close = receipts.popleft()
-            out.append(data)
-            self.closing = self.closing or close
+        self.closing = self._waiting.take(lsn, self.out) or self.closing
 
     def deliver(self, subscription: Subscription, messages: list[Message]) -> int:
         if not self.out:
@@ -365,39 +342,31 @@ class Session:
         self.room = size if self.state is State.OPEN else 0
         self.blocked = self.blocked or size <= 0
 
-    # --- ends -----------------------------------------------------------------------------------------------------------------
+    # --- ends ---------------------------------------------------------------------------------------------------------
 
     def _fail(self, error: ProtocolError, item: Item | None) -> None:
-        """The peer's fault, or a refusal: ERROR behind what is still to be receipted, then close. STOMP 1.2, "ERROR"."""
+        """The peer's fault, or a refusal: ERROR behind what waits for its receipt, then close. STOMP 1.2, "ERROR"."""
         self.fault = error
         self._innocent = isinstance(error, HeldTooLong)
         known = self.state is State.OPEN
-        receipt: bytes | None = None
-        if isinstance(item, Frame):
-            receipt = item.receipt
-        elif isinstance(item, SendRun) and item.receipts:
-            receipt = item.receipts[0]
         self.state = State.CLOSING
         self.room = 0
         self.drop_input()
         if isinstance(error, NotStomp):
-            answer = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n" if error.hint == "http" else b""
-            self._answer(answer, close=True)
+            self._answer(connecting.HTTP_REFUSAL if error.hint == "http" else b"", close=True)
             return
-        self._answer(connecting.error_frame(error, self._parser.version, receipt if known else None, known=known), close=True)
+        about = _asked_for(item) if known else None
+        self._answer(connecting.error_frame(error, self._parser.version, about, known=known), close=True)
 
     def storage_failed(self, error: StorageFailed) -> None:
         """Nothing is receipted any more: whoever waits is told so, with the first receipt that it will not get."""
-        if self.state in (State.CLOSING, State.CLOSED) and not self._receipts:
+        if self.state in (State.CLOSING, State.CLOSED) and not self._waiting:
             return
-        receipt = None
-        if self._receipts and self._receipts[0][1].startswith(_RECEIPT):
-            receipt = self._receipts[0][1][len(_RECEIPT) :].partition(b"\n")[0]
-        self._receipts.clear()
+        missed = self._waiting.clear()
         self.state = State.CLOSING
         self._innocent = True
         self.drop_input()
-        self._emit(connecting.storage_error(receipt), close=True)
+        self._emit(connecting.storage_error(missed), close=True)
 
     def shut_down(self, *, innocent: bool) -> None:
         """No more input; close behind what is still to be receipted.
@@ -425,10 +394,10 @@ class Session:
         self.state = State.CLOSED
         self.room = 0
         self.drop_input()
-        self._receipts.clear()
+        self._waiting.clear()
         self.out.clear()
-        # DISCONNECT, a stop and a refusal for want of room say nothing about the messages in flight; anything else may
-        # mean that the consumer died of one.
+        # DISCONNECT, a stop and a refusal for want of room say nothing about the messages in flight; anything else
+        # may mean that the consumer died of one.
         lost = not self._innocent
         handed, self._handed = self._handed, []
         blamed: set[Subscription] = set()
@@ -441,7 +410,7 @@ class Session:
             self._consumer.undo(transaction)
         self._consumer.end_all(lost=lost)
 
-    # --- time -----------------------------------------------------------------------------------------------------------------
+    # --- time ---------------------------------------------------------------------------------------------------------
 
     def tick(self, now: float, *, moving: bool) -> None:
         """Deadlines and heart-beats. `moving`: the peer took some of our output since the last call."""
@@ -459,7 +428,8 @@ class Session:
             self.release(now)
             if self._held_since and now >= self._held_since + limits.hold:
                 self._held_since = 0.0
-                self._fail(HeldTooLong(f"held back for {limits.hold:g} s, the broker is over memory.limit"), self._backlog[0] if self._backlog else None)
+                why = HeldTooLong(f"held back for {limits.hold:g} s, the broker is over memory.limit")
+                self._fail(why, self._backlog[0] if self._backlog else None)
                 return
             due = min(due, now + 1.0)
             self._heart.heard = now  # it is we who do not read
@@ -468,13 +438,15 @@ class Session:
         if self._frame_since:
             waited = now - self._frame_since
             if waited >= limits.frame_deadline and self._parser.held < waited * _SLOWEST_BODY:
-                self._fail(BadFrame(f"a frame that began {waited:.0f} s ago is not complete (limits.frame_deadline)"), None)
+                late = f"a frame that began {waited:.0f} s ago is not complete (limits.frame_deadline)"
+                self._fail(BadFrame(late), None)
                 return
             due = min(due, max(self._frame_since + limits.frame_deadline, now + 1.0))
         if moving:
             self._heart.heard = now
         if self._heart.dead(now):
-            self._fail(LimitReached(f"nothing was heard for {now - self._heart.heard:.1f} s, not even a heart-beat"), None)
+            silence = f"nothing was heard for {now - self._heart.heard:.1f} s, not even a heart-beat"
+            self._fail(LimitReached(silence), None)
             return
         if self._heart.beat(now):
             self._write(b"\n")
@@ -482,6 +454,13 @@ class Session:
 
     def wrote(self, now: float) -> None:
         self._heart.wrote = now
+
+
+def _asked_for(item: Item | None) -> bytes | None:
+    """The receipt that a frame, or the first of a run, asked for."""
+    if isinstance(item, SendRun):
+        return item.receipts[0] if item.receipts else None
+    return item.receipt if isinstance(item, Frame) else None
 
 
 def _needed(frame: Frame, name: str) -> str:
