@@ -84,7 +84,7 @@ class Memory:
     limit: int = setting(
         Kind.SIZE,
         96 * MIB,
-        "what unfinished frames, the queue for the disk, transactions and unsent output may hold; over it producers wait",
+        "unfinished frames, the queue for the disk, transactions and unsent output together; over it producers wait",
         low=16 * MIB,
         high=1024 * GIB,
     )

@@ -65,7 +65,7 @@ class Broker:
         self.watch = self._ledger.watch
 
     def commit(self, sends: Sends, acks: Settled, late: Sequence[tuple[Queue, Message]], rejects: Rejects) -> int:
-        """A transaction: all of it in one record. Returns the LSN that its receipt waits for (0: nothing was journaled).
+        """A transaction: all of it in one record. Returns the LSN that its receipt waits for, 0 for none.
 
         Raises LimitReached before anything has changed, StorageFailed.
         """

@@ -13,7 +13,9 @@ class Events(Protocol):
 class Counters:
     """What an operator counts; only ever grows."""
 
-    __slots__ = ("acknowledged", "dead_lettered", "delivered", "dropped_replies", "dropped_slow", "received", "returned")
+    __slots__ = (
+        "acknowledged", "dead_lettered", "delivered", "dropped_replies", "dropped_slow", "received", "returned",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.received = 0

@@ -13,9 +13,9 @@ class Envelope:
     """What messages share: where they were sent and their common headers.
 
     destination: as the sender wrote it. head: header lines as they go out, in the sender's order, in STOMP 1.2's
-    escaping. stamp: arrival in Unix ms, 0 where the sender gave a `timestamp` of its own. prefix: what stands before `seq` in a
-    message-id. extra: headers that the broker adds, e.g. those of a dead letter. wire: kept for the session, which
-    writes the lines once per protocol version.
+    escaping. stamp: arrival in Unix ms, 0 where the sender gave a `timestamp` of its own. prefix: what stands before
+    `seq` in a message-id. extra: headers that the broker adds, e.g. those of a dead letter. wire: kept for the
+    session, which writes the lines once per protocol version.
     """
 
     __slots__ = ("destination", "extra", "head", "prefix", "stamp", "wire")

@@ -56,7 +56,7 @@ class Settling:
         return self._ledger.append(RecordType.ACKED, acked_payload(queue.key, seqs))
 
     def settle_late(self, queue: Queue, message: Message) -> int:
-        """An ACK after the subscription's end: the message is done with, wherever it is by now. Raises StorageFailed."""
+        """An ACK after the subscription's end: the message is done with, wherever it is. Raises StorageFailed."""
         if message.envelope.extra:  # it has become a dead letter meanwhile, under that name
             queue = self._catalogue.by_name.get(message.envelope.destination, queue)
         if message.deliveries == SETTLED or queue.gone:
@@ -122,7 +122,7 @@ class Settling:
         return lsn
 
     def _bury(self, queue: Queue, message: Message, why: str, reason: str) -> int:
-        """To the dead-letter queue. It is seen there when the record is synced: no crash can take it back from a reader."""
+        """To the dead-letter queue, where it is seen once its record is synced: no crash takes it back."""
         name = DEAD_LETTER_PREFIX + queue.name.removeprefix(Kind.QUEUE.value)
         target = self._catalogue.by_name.get(name) or self._catalogue.add(name)
         extra = [

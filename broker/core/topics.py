@@ -46,7 +46,7 @@ class Topics:
         subscription.backlog_bytes = 0
 
     def publish(self, topic: str, messages: list[Message]) -> None:
-        """To every subscriber that is there: at once where it is ready, else to its backlog. Nobody waits for anybody."""
+        """To every subscriber that is there: at once where it is ready, else to its backlog. Nobody waits."""
         receivers = self.receivers(topic)
         if not receivers:
             return

@@ -182,7 +182,8 @@ class Connection(asyncio.Protocol):
 
     def _broken(self, error: Exception) -> None:
         kind = type(error).__name__
-        self._hub.events.event("error", "bug", f"a connection was closed by an error of ours: {kind}", peer=self.address)
+        text = f"a connection was closed by an error of ours: {kind}"
+        self._hub.events.event("error", "bug", text, peer=self.address)
         self._hub.report(error)
         self._ending = True
         self._transport.abort()

@@ -210,11 +210,15 @@ class Daemon:
             broker.stop()
             hub.wake()
             # Not cut short by a second signal: this is one sync.
-            while not hub.idle and self._failure is None:
+            while not hub.idle and self._failure is None:  # noqa: ASYNC110 - once in a life; nothing has to tell us
                 await asyncio.sleep(POLL)
 
+    @property
+    def _hurried(self) -> bool:
+        return self._stop_at_once or self._failure is not None
+
     async def _until(self, done: Callable[[], bool], deadline: float) -> None:
-        while not done() and not self._stop_at_once and self._failure is None and self.clock.monotonic() < deadline:
+        while not (done() or self._hurried) and self.clock.monotonic() < deadline:  # noqa: ASYNC110 - as above
             await asyncio.sleep(POLL)
 
     async def _end_failed(self, hub: Hub, failure: BaseException) -> int:
@@ -223,7 +227,7 @@ class Daemon:
         if not isinstance(failure, StorageFailed):
             hub.report(failure)
         deadline = self.clock.monotonic() + LAST_WORDS
-        while hub.connections and self.clock.monotonic() < deadline:
+        while hub.connections and self.clock.monotonic() < deadline:  # noqa: ASYNC110 - as above
             await asyncio.sleep(POLL)
         self.events.flush()
         return failure.exit_code if isinstance(failure, StompdError) else Exit.BUG

@@ -18,7 +18,7 @@ _DETAIL_MAX: Final = 255  # bytes, and an LF behind them
 
 
 class Heart:
-    """Heart-beats both ways, in seconds of the monotonic clock; an interval of 0 is never. STOMP 1.2, "Heart-beating"."""
+    """Heart-beats both ways, in seconds of the monotonic clock; 0 is never. STOMP 1.2, "Heart-beating"."""
 
     __slots__ = ("_expect", "_send", "heard", "wrote")
 

@@ -129,7 +129,7 @@ class Consumer:
         return name.startswith(f"{Kind.TEMP_QUEUE.value}{self._token}.")
 
     def expect_replies(self, reply_to: str) -> None:
-        """A SEND with this reply-to: where nobody here listens to it, subscribe, as RabbitMQ does. The id is the name."""
+        """A SEND with this reply-to: where nobody here listens to it, subscribe as RabbitMQ does; the name is its id."""
         if not self._owns(temporary_name(self._token, reply_to)):
             return  # handed on from another connection, which listens itself
         queue = self.temporary_queue(reply_to)
@@ -165,7 +165,7 @@ class Consumer:
         if self._temporary:
             self._broker.drop_temporary(self._token)
 
-    # --- ACK, NACK ------------------------------------------------------------------------------------------------------
+    # --- ACK, NACK ----------------------------------------------------------------------------------------------------
 
     def ack_run(self, ids: list[bytes], subscription_id: str | None) -> int:
         """ACKs outside of a transaction. Returns the LSN of the last one's record, 0 for none. Raises UnknownName."""

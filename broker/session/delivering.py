@@ -11,7 +11,7 @@ from broker.stomp import Version, canonical_lines, lines_for
 # byte for one, and drops the frame if it is none.
 FRAME_END: Final = b"\0\n"
 NOT_KEPT: Final = Message(0, b"", b"", Envelope("", b"", 0, b""), None)  # stands for a topic's message in flight
-_FRAME_OVERHEAD = 96  # bytes; what a MESSAGE has beside its body and its sender's headers, roughly, when room is reckoned
+_FRAME_OVERHEAD = 96  # bytes; what a MESSAGE has beside its body and its sender's headers, roughly
 
 
 class Lead:
@@ -29,7 +29,7 @@ class Lead:
 
 
 def envelope_lines(envelope: Envelope, version: Version) -> bytes:
-    """The lines that all messages of an envelope share, behind the LF that ends the line before; kept in the envelope."""
+    """The lines that all messages of an envelope share, behind the LF of the line before; kept in the envelope."""
     first = canonical_lines([("destination", envelope.destination), *envelope.extra])
     lines = lines_for(version, first + envelope.head)[0]
     if envelope.stamp:

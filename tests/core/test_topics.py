@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from broker.core.topics import TOPIC_BACKLOG
 from broker.core.destination import matches
+from broker.core.topics import TOPIC_BACKLOG
 from tests.core.world import World
 
 MATCHES = [
