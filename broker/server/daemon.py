@@ -53,6 +53,7 @@ class Daemon:
         loop.set_exception_handler(self._loop_error)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
+        gc.set_threshold(GC_THRESHOLD)
         settings = self.settings
         open_http: set[HttpConnection] = set()
         log: Log | None = None
@@ -72,10 +73,7 @@ class Daemon:
             took = self.clock.monotonic() - began
             stomp = await self._listen(settings.stomp.listen, lambda: Connection(hub, doorkeeper), "stomp.listen")
             self._announce(log, replay, stomp, http, took)
-            # What is there now stays: the collector need not look at it again.
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(GC_THRESHOLD)
+            gc.freeze()  # what is there now stays: the collector need not look at it again
             self.phase = Phase.READY
             hub.wake()
             await self._stop.wait()

@@ -1,4 +1,4 @@
-"""Python, stomp.py: https://pypi.org/project/stomp.py/ ."""
+"""Python, stomp.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Python, stompest's blocking client: https://pypi.org/project/stompest/ ."""
+"""Python, stompest's blocking client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Python with asyncio, stompman: https://pypi.org/project/stompman/ ."""
+"""Python with asyncio, stompman."""
 
 from __future__ import annotations
 
