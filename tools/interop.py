@@ -12,10 +12,13 @@ of Ruby, Perl and PHP come from Debian and need root.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,37 +31,62 @@ from contenders import Contender, NoContender, RabbitMQ, Stompd  # noqa: E402
 from tests.interop import matrix  # noqa: E402
 from tests.interop.catalogue import CLIENTS, Client, default_prefix  # noqa: E402
 
+INSTALL_SECONDS = 360.0  # for all installing; a mirror that does not answer must not hold up the tests
 
-def run(command: list[str], note: str) -> None:
+
+def run(command: list[str], note: str, deadline: float) -> None:
     """One installation step; a failure is told and not fatal: its clients are skipped then."""
     print(f"{note}: {' '.join(command)}", flush=True)
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError as error:
-        print(f"  failed: {error}")
+    if time.monotonic() > deadline:
+        print("  skipped: installing has taken too long")
         return
-    if done.returncode:
-        print(f"  failed ({done.returncode}): {(done.stderr or done.stdout)[-500:].strip()}")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    with tempfile.TemporaryFile() as output:
+        try:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True
+            )
+        except OSError as error:
+            print(f"  failed: {error}")
+            return
+        try:
+            code = process.wait(max(1.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # with what it has started
+            process.wait()
+            print("  failed: it took too long")
+            return
+        if code:
+            output.seek(0)
+            print(f"  failed ({code}): {output.read().decode(errors='replace')[-500:].strip()}")
 
 
 def install(clients: Sequence[Client], prefix: Path) -> None:
     """Install the libraries of those clients that are missing."""
     missing = [client for client in clients if client.missing(prefix)]
-    prefix.mkdir(parents=True, exist_ok=True)
+    if not missing:
+        return
+    deadline = time.monotonic() + INSTALL_SECONDS
+    try:
+        prefix.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"nothing can be installed: {error}")
+        return
     for requirement in dict.fromkeys(client.pip for client in missing if client.pip):
         pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        run([*pip, "--target", str(prefix / requirement), requirement], "Python")
+        run([*pip, "--target", str(prefix / requirement), requirement], "Python", deadline)
     packages = list(dict.fromkeys(package for client in missing for package in client.apt))
     modules = list(dict.fromkeys(client.npm for client in missing if client.npm))
     if modules and shutil.which("npm") is None:
         packages += ["nodejs", "npm"]
     if packages:
         apt = ["apt-get"] if os.geteuid() == 0 else ["sudo", "-n", "apt-get"]
-        run([*apt, "update", "-qq"], "Debian")
-        run([*apt, "install", "-y", "-qq", "--no-install-recommends", *packages], "Debian")
+        run([*apt, "update", "-qq"], "Debian", deadline)
+        run([*apt, "install", "-y", "-qq", "--no-install-recommends", *packages], "Debian", deadline)
     if modules and shutil.which("npm"):
         npm = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(prefix)]
-        run([*npm, *modules], "JavaScript")
+        run([*npm, *modules], "JavaScript", deadline)
 
 
 def report(clients: Sequence[Client], outcome: matrix.Outcome, seconds: float, limit: int) -> bool:

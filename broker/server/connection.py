@@ -15,6 +15,8 @@ from broker.session import Session, State
 LINGER: Final = 1.0  # s; how long a peer may take to close after our last words
 LINGER_STUCK: Final = 10.0  # s; the same while it still has to take output
 DISCARD_MAX: Final = 1 << 20  # bytes that are thrown away after the last words
+MOVED: Final = 64 << 10  # bytes; a peer that takes less is as good as stuck
+UNREAD_MAX: Final = 1 << 20  # bytes of output above one frame of the largest size; who lets more pile up is cut off
 KEEPALIVE: Final = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 30_000))
 
 
@@ -32,7 +34,11 @@ class Connection(asyncio.Protocol):
         self._due = 0.0
         self._clogged = False
         self._buffered = 0  # bytes in the transport as last seen, booked as output
-        self._room = hub.settings.limits.output
+        self.moved_at = 0.0  # while it is clogged: when its peer had last taken MOVED bytes
+        self._taken = 0  # bytes since then
+        limits = hub.settings.limits
+        self._room = limits.output
+        self._most = limits.output + limits.header_block + limits.body + UNREAD_MAX
         self._ending = False
         self._discarded = 0
         self._logged_in = False
@@ -93,14 +99,22 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._clogged = True
+        self.moved_at = self._loop.time()
+        self._taken = 0
+        self._hub.clogs(self)
 
     def resume_writing(self) -> None:
         self._clogged = False
-        self._book()
-        if self._ending:
-            self._end_after(LINGER)
-        else:
+        self._hub.clogged.pop(self, None)
+        self.book()
+        try:
             self.session.flushed()
+        except StorageFailed as error:
+            self._hub.storage_failed(error)
+        if self._ending:
+            # The kernel has all of it by now, so what went to `ack:auto` is settled, and the rest returns.
+            self._end_session()
+            self._end_after(LINGER)
         self._hub.wake()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -108,11 +122,16 @@ class Connection(asyncio.Protocol):
             self._timer.cancel()
         session = self.session
         self._hub.connections.pop(session, None)
+        self._hub.clogged.pop(self, None)
         self._clogged = False
         self._hub.output.book(-self._buffered)
         self._buffered = 0
         self._doorkeeper.went(self)
         self._end_session()
+        if (fault := session.fault) is not None:
+            # Its traceback leads back to the session and to the bytes that came: a circle, which would stay in memory
+            # until the collector comes by, and that is seldom.
+            fault.__traceback__ = fault.__context__ = None
 
     def _end_session(self) -> None:
         """What the peer had in flight returns. May be called twice."""
@@ -139,7 +158,7 @@ class Connection(asyncio.Protocol):
             if session.beats:
                 session.wrote(self._loop.time())
         if self._clogged:
-            self._book()
+            self.book(len(data))
         elif session.room != self._room:  # there were messages in it, not only receipts
             session.make_room(self._room)
             if session.flushed():
@@ -147,12 +166,27 @@ class Connection(asyncio.Protocol):
         if session.closing:
             self.finish()
 
-    def _book(self) -> None:
+    def book(self, written: int = 0) -> None:
+        """See what its socket still has to take; `written` bytes were added since the last time."""
         buffered = self._transport.get_write_buffer_size() if self._clogged else 0
+        self._taken += self._buffered + written - buffered
+        if self._taken >= MOVED:
+            self.moved_at = self._loop.time()
+            self._taken = 0
         if buffered != self._buffered:
             self._hub.output.book(buffered - self._buffered)
             self._buffered = buffered
         self.session.make_room(self._room - buffered)
+        if buffered > self._most:
+            self.cut_off(f"{buffered:,} bytes of receipts and messages were not read")
+
+    def cut_off(self, why: str) -> None:
+        """Close on a peer that does not read what it asked for. Nothing is said against the messages that it has."""
+        if self._transport.is_closing():
+            return
+        self._hub.events.event("warning", "cut-off", why, peer=self.address)
+        self.session.shut_down(innocent=True)
+        self.refuse()
 
     def finish(self) -> None:
         """Our last words are said: close our half, give the peer a moment to close its own, then insist."""
@@ -209,7 +243,7 @@ class Connection(asyncio.Protocol):
 
     def _tick(self) -> None:
         before = self._buffered
-        self._book()
+        self.book()
         self._timer = None
         if self._ending:
             return

@@ -203,6 +203,7 @@ class Daemon:
         await self._until(lambda: not hub.connections, deadline)
         for connection in list(hub.connections.values()):
             connection.refuse()
+        await asyncio.sleep(0)  # they end in the next round of the loop: what they write belongs before the last record
         await self._until(lambda: not hub.connections, self.clock.monotonic() + 1.0)
         if self._failure is None:
             broker.stop()

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from broker.server.connection import Connection
 
 JOURNAL_HIGH = 16 << 20  # bytes waiting for the disk; above this nothing more is read until a batch is done
+STUCK_LOOK = 1.0  # s; how often those that do not read are looked at while there are any
+STUCK_AFTER = 2.0  # s in which a peer took next to nothing; then it may have to go in favour of the others
 
 
 class Hub:
@@ -51,6 +53,8 @@ class Hub:
         self.stopping = False
         # Not read for now: the journal's queue is long, or the budget is used up.
         self._held: dict[Connection, None] = {}
+        self.clogged: dict[Connection, None] = {}  # their sockets take no more for now
+        self._looking = False
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
@@ -72,6 +76,26 @@ class Hub:
         """Do not read from it before there is room again."""
         self._held[connection] = None
         connection.pause()
+
+    def clogs(self, connection: Connection) -> None:
+        """Its socket takes no more for now."""
+        self.clogged[connection] = None
+        if not self._looking:
+            self._looking = True
+            self._loop.call_later(STUCK_LOOK, self._look)
+
+    def _look(self) -> None:
+        """While the budget is used up, those who read nothing hold everybody back: the slowest goes, one at a time."""
+        self._looking = bool(self.clogged)
+        if not self._looking:
+            return
+        self._loop.call_later(STUCK_LOOK, self._look)
+        if self.budget.over:
+            for connection in list(self.clogged):
+                connection.book()
+            slowest = min(self.clogged, key=lambda connection: connection.moved_at, default=None)
+            if slowest is not None and self._loop.time() - slowest.moved_at >= STUCK_AFTER:
+                slowest.cut_off("memory.limit is used up, and this peer reads nothing")
 
     def _turn(self) -> None:
         self._scheduled = False
@@ -121,6 +145,8 @@ class Hub:
             self.broker.tick()
         except StorageFailed as error:
             self.storage_failed(error)
+        except Exception as error:
+            self.crash(error)
         self.events.flush()
         self.wake()
 
@@ -141,10 +167,10 @@ class Hub:
 
     def storage_failed(self, error: StorageFailed) -> None:
         """No receipt leaves from here on; everyone who waits for one hears it."""
-        for session in list(self.connections):
+        self._failed(error)  # first: whatever goes wrong with the last words, the broker stops
+        for session, connection in list(self.connections.items()):
             session.storage_failed(error)
-        self._flush()
-        self._failed(error)
+            connection.flush()
 
     def report(self, error: BaseException) -> None:
         """A bug of ours, for the log: where it happened, without any values."""

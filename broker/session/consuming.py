@@ -164,6 +164,10 @@ class Consumer:
         self._late.clear()
         if self._temporary:
             self._broker.drop_temporary(self._token)
+        # The ways back to the session: without them it goes at once, with all that it has read and not handed on. As a
+        # circle it would wait for the collector, and a stranger can open and close faster than that comes by.
+        self._last = None
+        del self._outlet
 
     # --- ACK, NACK ----------------------------------------------------------------------------------------------------
 
@@ -189,7 +193,8 @@ class Consumer:
                 return self._broker.settle(queue, messages)
             # One of them is another's, late, numbered or unknown: undo, and look at each by itself.
             back = {id: message for id, message in zip(ids, taken, strict=True) if message is not None}
-            subscription.in_flight = {**back, **subscription.in_flight}
+            if back:  # else nothing was taken out: numbered ids come one at a time, and must not cost a copy each
+                subscription.in_flight = {**back, **subscription.in_flight}
         lsn = 0
         for id in ids:
             lsn = self.ack(id, subscription_id) or lsn

@@ -13,7 +13,7 @@ import pytest
 from broker import __version__
 from broker.admin import Phase, answer
 from broker.cli.entry import COMMANDS
-from broker.core import broker as core
+from broker.core import catalogue, intake, settling, topics
 from broker.errors import Exit, NotStomp, ProtocolError
 from broker.server.logs import LEVELS
 from broker.session import NEXT, consuming
@@ -46,10 +46,10 @@ def test_every_error_text_is_on_the_protocol_page_and_no_other() -> None:
 def test_the_fixed_numbers_are_those_of_the_code() -> None:
     numbers = {row[0]: int(row[1].split()[0]) for row in PROTOCOL.table("Limits", "what")}
     assert numbers == {
-        "failures before a message is a dead letter": core.MAX_DELIVERIES,
-        "messages kept for a slow topic subscriber": core.TOPIC_BACKLOG,
-        "a queue that is not used is forgotten after": core.QUEUE_IDLE,
-        "messages in one record of the journal": core.RECORD_MESSAGES,
+        "failures before a message is a dead letter": settling.MAX_DELIVERIES,
+        "messages kept for a slow topic subscriber": topics.TOPIC_BACKLOG,
+        "a queue that is not used is forgotten after": catalogue.QUEUE_IDLE,
+        "messages in one record of the journal": intake.RECORD_MESSAGES,
         "EOLs before CONNECT": EOLS_BEFORE_CONNECT,
         "deliveries of ended subscriptions that a late ACK may name": consuming._LATE_MAX,
     }

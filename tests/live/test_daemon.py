@@ -69,6 +69,32 @@ def test_a_stop_takes_seconds_even_with_clients_that_stay(own_broker: Make) -> N
             wire.close()
 
 
+def test_a_second_signal_ends_the_waiting_and_skips_nothing_that_keeps_messages(own_broker: Make) -> None:
+    broker = own_broker({"shutdown": {"drain": '"60s"'}}).start()
+    bodies = [f"{number:04}".encode() + bytes(64 * 1024) for number in range(200)]
+    with Wire(broker.address) as producer, Wire(broker.address, receive_buffer=4096) as stuck:
+        producer.connect()
+        producer.publish("/queue/q", *bodies)
+        stuck.connect()
+        stuck.tell("SUBSCRIBE", {"id": "1", "destination": "/queue/q", "ack": "client"})
+        producer.publish("/queue/q", "last")
+        broker.signal(signal.SIGTERM)
+        deadline = time.monotonic() + 10
+        while "stopping" not in broker.stderr():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        broker.signal(signal.SIGTERM)
+        assert broker.wait(8) == 0  # the stuck consumer alone could hold it for ten seconds
+    assert lines_of(broker.stderr())[-1].endswith("everything is synced")
+    before = len(broker.stderr())
+    broker.start()
+    assert "after a clean stop" in broker.stderr()[before:]
+    with Wire(broker.address) as wire:
+        wire.connect()
+        wire.subscribe("/queue/q")
+        assert [got.body for got in wire.messages(201)] == [*bodies, b"last"]
+
+
 def test_after_a_signal_nobody_is_let_in(own_broker: Make) -> None:
     broker = own_broker().start()
     with Wire(broker.address) as wire:
@@ -187,7 +213,8 @@ def test_ten_deliveries_are_counted_over_kills(own_broker: Make) -> None:
             wire.subscribe("/queue/poison", ack="client-individual")
             for _ in range(3):
                 wire.ack(wire.expect("MESSAGE"), "NACK")
-        broker.crash()
+            broker.kill()  # while the connection is open: its end would count as a failure, too
+        broker.start()
     with Wire(broker.address) as wire:
         wire.connect()
         wire.subscribe("/queue/poison", ack="client-individual", name="live")
@@ -432,8 +459,8 @@ def test_secrets_and_bodies_never_reach_the_log(own_broker: Make) -> None:
             wire.rest()
     broker.stop()
     said = broker.stderr()
-    for secret in ("canary-passcode", "canary-body", "canary-header"):
-        assert secret not in said
+    assert said.count(" refused: ") == 3
+    assert "canary" not in said
 
 
 def test_a_flood_of_bad_connections_is_no_flood_of_lines(own_broker: Make) -> None:

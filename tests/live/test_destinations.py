@@ -113,11 +113,14 @@ def test_wildcards_of_topics(
     assert consumer.bodies(len(matching)) == [topic.format(name) for topic in matching]
 
 
-@pytest.mark.parametrize("destination", ["/queue/{}.*", "/queue/{}.#", "/queue/{}.>", "/queue/*"])
-def test_a_wildcard_on_a_queue_is_refused(dial: Dial, name: str, destination: str) -> None:
+@pytest.mark.parametrize("command", ["SUBSCRIBE", "SEND"])
+@pytest.mark.parametrize(
+    "destination", ["/queue/{}.*", "/queue/{}.#", "/queue/{}.>", "/queue/*", "/amq/queue/#", "{}.*"]
+)
+def test_a_wildcard_on_a_queue_is_refused(dial: Dial, name: str, destination: str, command: str) -> None:
     wire = dial()
-    wire.tell("SUBSCRIBE", {"id": "1", "destination": destination.format(name)})
-    wire.expect_error()
+    wire.tell(command, {"id": "1", "destination": destination.format(name)})
+    assert wire.expect_error()["message"] == "bad destination"
 
 
 def test_the_wildcard_for_the_rest_may_only_stand_last(dial: Dial, name: str) -> None:
