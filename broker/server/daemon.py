@@ -203,8 +203,8 @@ class Daemon:
         await self._until(lambda: not hub.connections, deadline)
         for connection in list(hub.connections.values()):
             connection.refuse()
-        await asyncio.sleep(0)  # they end in the next round of the loop: what they write belongs before the last record
-        await self._until(lambda: not hub.connections, self.clock.monotonic() + 1.0)
+        # Not cut short either: what they write as they end belongs before the last record.
+        await self._gone(hub, 1.0)
         if self._failure is None:
             broker.stop()
             hub.wake()
@@ -220,14 +220,17 @@ class Daemon:
         while not (done() or self._hurried) and self.clock.monotonic() < deadline:  # noqa: ASYNC110 - as above
             await asyncio.sleep(POLL)
 
+    async def _gone(self, hub: Hub, seconds: float) -> None:
+        deadline = self.clock.monotonic() + seconds
+        while hub.connections and self.clock.monotonic() < deadline:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(POLL)
+
     async def _end_failed(self, hub: Hub, failure: BaseException) -> int:
         what = str(failure) if isinstance(failure, StompdError) else f"an error of ours, {type(failure).__name__}"
         self.events.event("error", "failed", f"the broker stops: {what}")
         if not isinstance(failure, StorageFailed):
             hub.report(failure)
-        deadline = self.clock.monotonic() + LAST_WORDS
-        while hub.connections and self.clock.monotonic() < deadline:  # noqa: ASYNC110 - as above
-            await asyncio.sleep(POLL)
+        await self._gone(hub, LAST_WORDS)
         self.events.flush()
         return failure.exit_code if isinstance(failure, StompdError) else Exit.BUG
 

@@ -129,7 +129,7 @@ class Consumer:
         return name.startswith(f"{Kind.TEMP_QUEUE.value}{self._token}.")
 
     def expect_replies(self, reply_to: str) -> None:
-        """A SEND with this reply-to: where nobody here listens to it, subscribe as RabbitMQ does; its id is the name."""
+        """A SEND with this reply-to: where nobody here listens to it, subscribe as RabbitMQ does, under that id."""
         if not self._owns(temporary_name(self._token, reply_to)):
             return  # handed on from another connection, which listens itself
         queue = self.temporary_queue(reply_to)
