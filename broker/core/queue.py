@@ -95,23 +95,30 @@ class Queue:
                 rotated = subscriptions[turn:] + subscriptions[:turn]
                 able = [s for s in rotated if s.credit > 0 and s.outlet.room > 0]
             left = len(able)
+            last: Subscription | None = None
+            short = False  # the mark has to become durable first
             for subscription in able:
                 if subscription.outlet.room <= 0:
                     left -= 1  # another subscription of the same connection has used up its room
                     continue
                 batch = self._take(min(-(-waiting // left), subscription.credit), keeper)
                 if not batch:
-                    return
+                    short = True
+                    break
                 taken = subscription.outlet.deliver(subscription, batch)
                 if taken < len(batch):
                     self._undo(batch[taken:])
                 subscription.credit -= taken
                 self.in_flight += taken
-                self._turn = subscriptions.index(subscription) + 1
+                last = subscription
                 waiting = len(self.returned) + len(self.ready)
                 if not waiting:
-                    return
+                    break
                 left -= 1
+            if last is not None:  # looked up once a round: there may be thousands
+                self._turn = subscriptions.index(last) + 1
+            if short:
+                return
 
     def _take(self, count: int, keeper: MarkKeeper) -> list[Message]:
         """Up to `count` from the front; none where the mark has to become durable first."""

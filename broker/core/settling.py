@@ -87,6 +87,7 @@ class Settling:
         queue.in_flight -= len(messages)
         lsn = 0
         stays: list[Message] = []
+        dead: list[Message] = []
         for message in messages:
             if message.deliveries == SETTLED:
                 queue.put_back(message)
@@ -96,10 +97,12 @@ class Settling:
                 failures -= 1
                 message.failures += 1
                 if message.failures >= MAX_DELIVERIES and _has_dead_letters(queue):
-                    lsn = self._bury(queue, message, "max-deliveries", reason)
+                    dead.append(message)
                     continue
             stays.append(message)
             queue.put_back(message)
+        if dead:
+            lsn = self._bury(queue, dead, "max-deliveries", reason)
         entries = counts(stays)
         if entries and not self._journal.failed:
             lsn = self._ledger.append(RecordType.RETURNED, returned_payload(queue.key, entries))
@@ -111,18 +114,20 @@ class Settling:
         if requeue or not _has_dead_letters(queue):
             return self.give_back(queue, messages, failures=len(messages), reason=reason)
         queue.in_flight -= len(messages)
-        lsn = 0
+        dead: list[Message] = []
         for message in messages:
             if message.deliveries == SETTLED:
                 queue.put_back(message)
                 continue
             message.deliveries += 1
-            lsn = self._bury(queue, message, "rejected", reason)
+            dead.append(message)
         self._catalogue.dirty[queue] = None
-        return lsn
+        return self._bury(queue, dead, "rejected", reason) if dead else 0
 
-    def _bury(self, queue: Queue, message: Message, why: str, reason: str) -> int:
-        """To the dead-letter queue, where it is seen once its record is synced: no crash takes it back."""
+    def _bury(self, queue: Queue, messages: list[Message], why: str, reason: str) -> int:
+        """To the dead-letter queue. They are seen there when the record is synced: no crash can take them back from a
+        reader. One record and one note for all of them, so that a long reason is not written once for each.
+        """
         name = DEAD_LETTER_PREFIX + queue.name.removeprefix(Kind.QUEUE.value)
         target = self._catalogue.by_name.get(name) or self._catalogue.add(name)
         extra = [
@@ -132,18 +137,21 @@ class Settling:
         ]
         if reason:
             extra.append(("failure-reason", reason))
-        message.envelope = dead_envelope(message.envelope, name, extra)
-        message.failures = 0
-        self._counters.dead_lettered += 1
-        self._events.event(
-            "warning", "dead-letter", f"a message of {queue.name} went to {name}: {why}", queue=queue.name
-        )
+        envelopes: dict[Envelope, Envelope] = {}
+        for message in messages:
+            old = message.envelope
+            message.envelope = envelopes.get(old) or envelopes.setdefault(old, dead_envelope(old, name, extra))
+            message.failures = 0
+            self._events.event(
+                "warning", "dead-letter", f"a message of {queue.name} went to {name}: {why}", queue=queue.name
+            )
+        self._counters.dead_lettered += len(messages)
         lsn = 0
-        if message.segment is not None and not self._journal.failed:
-            entry = (message.seq, message.seq, message.deliveries, 0)
-            payload = moved_payload(queue.key, target.key, [entry], json.dumps(extra).encode())
+        entries = counts(messages)
+        if entries and not self._journal.failed:
+            payload = moved_payload(queue.key, target.key, entries, json.dumps(extra).encode())
             lsn = self._ledger.append(RecordType.MOVED, payload)
-        self._ledger.arrive(lsn, target, [message])
+        self._ledger.arrive(lsn, target, messages)
         return lsn
 
 

@@ -12,7 +12,8 @@ from broker.core.subscription import AckMode, Broadcast, Subscription
 
 TOPIC_BACKLOG: Final = 1 << 20  # bytes kept for a slow subscriber, beside one message of any size
 _OVERHEAD: Final = 256  # bytes that a kept message costs beside its body, roughly
-_REMEMBERED_TOPICS: Final = 4096  # names whose receivers are kept worked out; a stranger may make up any number
+_REMEMBERED_MAX: Final = 1 << 17  # receivers kept worked out, for all topic names together: anyone may make up names
+_NAME_COST: Final = 32  # receivers that a name itself counts for
 
 
 class Topics:
@@ -26,11 +27,12 @@ class Topics:
         self._exact: dict[str, list[Subscription]] = {}
         self._patterns: dict[str, list[Subscription]] = {}
         self._receivers: dict[str, list[Subscription]] = {}
+        self._remembered = 0  # how much of _REMEMBERED_MAX they take
         self._slow: dict[Subscription, None] = {}
 
     def add(self, subscription: Subscription) -> None:
         self._table(subscription.pattern).setdefault(subscription.pattern, []).append(subscription)
-        self._receivers.clear()
+        self._forget_receivers()
 
     def remove(self, subscription: Subscription) -> None:
         """It gets nothing more, and what was kept for it is gone."""
@@ -39,7 +41,7 @@ class Topics:
         listed.remove(subscription)
         if not listed:
             del table[subscription.pattern]
-        self._receivers.clear()
+        self._forget_receivers()
         self._slow.pop(subscription, None)
         self._account.book(-subscription.backlog_bytes)
         subscription.backlog.clear()
@@ -81,10 +83,15 @@ class Topics:
             for pattern, subscriptions in self._patterns.items():
                 if matches(tuple(pattern.split(".")), words):
                     found += subscriptions
-            if len(self._receivers) >= _REMEMBERED_TOPICS:
-                self._receivers.clear()
+            if self._remembered >= _REMEMBERED_MAX:
+                self._forget_receivers()
+            self._remembered += len(found) + _NAME_COST
             self._receivers[name] = found
         return found
+
+    def _forget_receivers(self) -> None:
+        self._receivers.clear()
+        self._remembered = 0
 
     def _keep(self, subscription: Subscription, messages: list[Message]) -> None:
         """For a subscriber that is not ready now; what does not fit is dropped and counted."""

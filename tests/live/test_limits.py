@@ -363,3 +363,71 @@ def test_a_queue_consumer_that_reads_nothing_costs_a_bounded_output(
         other.call("BEGIN", {"transaction": "t"})
         other.subscribe("/queue/stuck", ack="client")
         assert other.expect("MESSAGE").body == body
+
+
+def test_a_peer_that_reads_no_receipts_is_cut_off(own_broker: Callable[..., BrokerProcess]) -> None:
+    broker = own_broker({"limits": {"body": '"64KiB"'}}).start()
+    before = broker.rss()
+    with Wire(broker.address, receive_buffer=4096) as stuck:
+        stuck.connect()
+        stuck.socket.settimeout(5)
+        one = b"SEND\ndestination:/topic/x\nreceipt:" + b"r" * 8000 + b"\n\nhi\0"
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            for _ in range(100):
+                stuck.socket.sendall(one * 100)
+    assert broker.rss() < before + 16 * 1024 * 1024
+    assert served(broker)
+
+
+def test_subscribers_that_read_nothing_cannot_use_the_budget_up(own_broker: Callable[..., BrokerProcess]) -> None:
+    broker = own_broker({"memory": {"limit": '"16MiB"'}}).start()
+    with Wire(broker.address, receive_buffer=4096) as stuck, Wire(broker.address) as producer:
+        stuck.connect()
+        producer.connect()
+        for number in range(40):
+            stuck.call("SUBSCRIBE", {"id": str(number), "destination": "/topic/flood"})
+        began = time.monotonic()
+        for number in range(80):
+            producer.tell("SEND", {"destination": "/topic/flood", "receipt": str(number)}, b"x" * 16384)
+            producer.expect("RECEIPT", 25)
+        assert time.monotonic() - began < 25
+
+
+def test_cut_off_bodies_leave_no_memory_behind(own_broker: Callable[..., BrokerProcess]) -> None:
+    broker = own_broker().start()
+    before = broker.rss()
+    for _ in range(30):
+        with Wire(broker.address) as wire:
+            wire.connect()
+            wire.socket.sendall(b"SEND\ndestination:/topic/x\ncontent-length:4000000\n\n" + b"z" * 3_900_000)
+    assert served(broker)
+    assert broker.rss() < before + 40 * 1024 * 1024
+
+
+def test_what_a_slow_auto_consumer_got_before_its_disconnect_does_not_come_back(
+    own_broker: Callable[..., BrokerProcess],
+) -> None:
+    broker = own_broker().start()
+    with Wire(broker.address) as producer, Wire(broker.address, receive_buffer=4096) as slow:
+        producer.connect()
+        slow.connect()
+        for number in range(120):
+            body = b"%03d" % number + b"x" * 60_000
+            producer.call("SEND", {"destination": "/queue/q"}, body)
+        slow.tell("SUBSCRIBE", {"id": "1", "destination": "/queue/q", "ack": "auto"})
+        for _ in range(100):  # turns of the broker in which it hands out all that the socket takes
+            producer.call("BEGIN", {"transaction": "t"})
+            producer.call("ABORT", {"transaction": "t"})
+        slow.tell("DISCONNECT", {"receipt": "bye"})
+        producer.call("BEGIN", {"transaction": "t"})
+        got = []
+        while (found := slow.frame()).command == "MESSAGE":
+            got.append(found.body[:3])
+        assert found["receipt-id"] == "bye"
+        assert 0 < len(got) < 120, "the socket took all at once, so this shows nothing"
+        slow.close()
+        producer.subscribe("/queue/q")
+        rest = producer.messages(120 - len(got))
+        assert [message.get("redelivered") for message in rest] == [None] * len(rest)
+        assert [message.body[:3] for message in rest] == [b"%03d" % number for number in range(len(got), 120)]
+        assert producer.idle(0.3)
