@@ -76,7 +76,7 @@ class Connection(asyncio.Protocol):
             self._hub.storage_failed(error)
             return
         except Exception as error:
-            self._broken(error)
+            self.broken(error)
             return
         if not self._logged_in and session.state is not State.NEW:
             self._logged_in = True
@@ -128,10 +128,6 @@ class Connection(asyncio.Protocol):
         self._buffered = 0
         self._doorkeeper.went(self)
         self._end_session()
-        if (fault := session.fault) is not None:
-            # Its traceback leads back to the session and to the bytes that came: a circle, which would stay in memory
-            # until the collector comes by, and that is seldom.
-            fault.__traceback__ = fault.__context__ = None
 
     def _end_session(self) -> None:
         """What the peer had in flight returns. May be called twice."""
@@ -214,7 +210,8 @@ class Connection(asyncio.Protocol):
         self._ending = True
         self._transport.abort()
 
-    def _broken(self, error: Exception) -> None:
+    def broken(self, error: Exception) -> None:
+        """A bug of ours met this connection: it ends, the others go on."""
         kind = type(error).__name__
         text = f"a connection was closed by an error of ours: {kind}"
         self._hub.events.event("error", "bug", text, peer=self.address)
@@ -253,7 +250,7 @@ class Connection(asyncio.Protocol):
             self._hub.storage_failed(error)
             return
         except Exception as error:
-            self._broken(error)
+            self.broken(error)
             return
         self._arm()
         self._hub.wake()

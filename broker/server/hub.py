@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 JOURNAL_HIGH = 16 << 20  # bytes waiting for the disk; above this nothing more is read until a batch is done
 STUCK_LOOK = 1.0  # s; how often those that do not read are looked at while there are any
+TOPIC_STALL = 60.0  # s that a topic subscriber may read nothing; a queue's consumer may be at work for longer
 STUCK_AFTER = 2.0  # s in which a peer took next to nothing; then it may have to go in favour of the others
 
 
@@ -90,11 +91,15 @@ class Hub:
         if not self._looking:
             return
         self._loop.call_later(STUCK_LOOK, self._look)
-        if self.budget.over:
-            for connection in list(self.clogged):
+        now = self._loop.time()
+        for connection in list(self.clogged):
+            if now - connection.moved_at >= STUCK_AFTER:
                 connection.book()
+            if now - connection.moved_at >= TOPIC_STALL and connection.session.has_topics:
+                connection.cut_off(f"a topic subscriber took next to nothing for {TOPIC_STALL:.0f} s")
+        if self.budget.over:
             slowest = min(self.clogged, key=lambda connection: connection.moved_at, default=None)
-            if slowest is not None and self._loop.time() - slowest.moved_at >= STUCK_AFTER:
+            if slowest is not None and now - slowest.moved_at >= STUCK_AFTER:
                 slowest.cut_off("memory.limit is used up, and this peer reads nothing")
 
     def _turn(self) -> None:
@@ -121,7 +126,12 @@ class Hub:
             connections = self.connections
             for session in sessions:
                 if (connection := connections.get(session)) is not None:
-                    connection.flush()
+                    try:
+                        connection.flush()
+                    except StorageFailed:
+                        raise
+                    except Exception as error:
+                        connection.broken(error)
 
     def _release(self) -> None:
         if self.congested:

@@ -61,13 +61,17 @@ class Consumer:
         self._number = 0
         self._last: Subscription | None = None  # where the last ACK hit
         self._late: dict[bytes, tuple[Queue, Message]] = {}
-        self._temporary = False  # there is or was a temporary queue of this connection
+        self._temporaries = 0  # temporary queues of this connection; they stay until its end
         self._automatic = False  # there is or was a subscription with ack:auto
 
     @property
     def busy(self) -> bool:
         """Whether acknowledgements may come from this connection: it must never be paused then."""
         return bool(self.subscriptions or self._late)
+
+    @property
+    def has_topics(self) -> bool:
+        return any(subscription.queue is None for subscription in self.subscriptions.values())
 
     def touch(self) -> None:
         """The connection has room again: its queues may hand out more."""
@@ -122,7 +126,9 @@ class Consumer:
         name = temporary_name(self._token, text)
         if not self._owns(name):
             raise DestinationRefused(f"{shown(text)} belongs to another connection, only that one may consume from it")
-        self._temporary = True
+        if name not in self._broker.queues and self._temporaries >= self._limits.subscriptions:
+            raise LimitReached(f"{self._temporaries} temporary queues, limits.subscriptions allows no more of them")
+        self._temporaries += name not in self._broker.queues
         return self._broker.queue(name, owner=self._token)
 
     def _owns(self, name: str) -> bool:
@@ -162,7 +168,7 @@ class Consumer:
             self._broker.end_subscription(subscription, lost=lost)
         self.subscriptions.clear()
         self._late.clear()
-        if self._temporary:
+        if self._temporaries:
             self._broker.drop_temporary(self._token)
         # The ways back to the session: without them it goes at once, with all that it has read and not handed on. As a
         # circle it would wait for the collector, and a stranger can open and close faster than that comes by.

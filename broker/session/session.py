@@ -98,7 +98,13 @@ class Session:
         self._take_in(self._parser.feed(data), now)
 
     def _take_in(self, items: list[Item], now: float) -> None:
+        if self._held_since:
+            self._backlog += items
+        else:
+            self._process(items, now)
         parser = self._parser
+        if self.state is State.CLOSING:
+            return
         if parser.mid_frame:
             if items or not self._frame_since:
                 self._frame_since = now
@@ -107,16 +113,16 @@ class Session:
         elif self._frame_since:
             self._frame_since = 0.0
             self._book_frames(0, now)
-        if self._held_since:
-            self._backlog += items
-        else:
-            self._process(items, now)
 
     def _book_frames(self, wanted: int, now: float) -> None:
+        """What the frame in the making holds, or will. A large body is held back, or refused, before it is read."""
         self._frames.book(wanted - self._booked)
         self._booked = wanted
         if wanted > _BIG_BODY and self._budget.over and not self._held_since:
-            self._hold(now)
+            if self._consumer.busy:
+                self._fail(self._refusal(), None)
+            else:
+                self._hold(now)
 
     def _process(self, items: list[Item], now: float) -> None:
         for at, item in enumerate(items):
@@ -208,15 +214,17 @@ class Session:
         is paused. Raises HeldTooLong.
         """
         if self._consumer.busy:
-            raise HeldTooLong(f"the broker holds {self._budget.used} bytes, memory.limit is {self._budget.limit}")
+            raise self._refusal()
         self._hold(now)
         return False
 
+    def _refusal(self) -> HeldTooLong:
+        return HeldTooLong(f"the broker holds {self._budget.used} bytes, memory.limit is {self._budget.limit}")
+
     def _hold(self, now: float) -> None:
-        if not self._consumer.busy:
-            self._held_since = now
-            self.paused = True
-            self.due = min(self.due, now + self.limits.hold)
+        self._held_since = now
+        self.paused = True
+        self.due = min(self.due, now + self.limits.hold)
 
     def release(self, now: float) -> None:
         """The budget may have room again: go on where the session was held back."""
@@ -249,6 +257,8 @@ class Session:
                 transaction.late += self._consumer.hold_late(named.id)
         else:
             transaction.rejects.append((held, named.requeue, named.failure))
+        # A cumulative one gives credit for all of them at once: each counts, or prefetch would bound nothing.
+        self._transactions.count(transaction, max(len(held) - 1, 0), 0)
         return 0
 
     def _commit(self, name: str) -> int:
@@ -342,10 +352,16 @@ class Session:
         self.room = size if self.state is State.OPEN else 0
         self.blocked = self.blocked or size <= 0
 
+    @property
+    def has_topics(self) -> bool:
+        return self._consumer.has_topics
+
     # --- ends ---------------------------------------------------------------------------------------------------------
 
     def _fail(self, error: ProtocolError, item: Item | None) -> None:
         """The peer's fault, or a refusal: ERROR behind what waits for its receipt, then close. STOMP 1.2, "ERROR"."""
+        # Its traceback leads back to this session and to the bytes that came: a circle that only the collector ends.
+        error.__traceback__ = error.__context__ = None
         self.fault = error
         self._innocent = isinstance(error, HeldTooLong)
         known = self.state is State.OPEN

@@ -90,3 +90,13 @@ def test_a_busy_connection_with_a_temporary_queue_leaves_nothing_behind() -> Non
     owner.publish("/temp-queue/t", "1").publish("/temp-queue/t", "2")
     owner.lose()
     assert list(world.broker.queues) == [] and world.budget.used == 0
+
+
+def test_one_connection_cannot_take_all_the_queues_with_temporary_ones() -> None:
+    world = World(limits={"subscriptions": 3})
+    client = world.connect()
+    for n in range(4):
+        assert not client.closed
+        client.subscribe(f"/temp-queue/{n}", id=str(n)).send("UNSUBSCRIBE", {"id": str(n)})
+    assert client.one("ERROR")["message"] == "limit reached" and client.closed
+    assert list(world.broker.queues) == []

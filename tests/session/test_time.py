@@ -170,6 +170,20 @@ def test_over_the_budget_a_connection_with_a_subscription_is_refused_at_once_and
     assert [message.failures for _, message in world.broker.queues["/queue/a"].returned] == [0]
 
 
+@pytest.mark.parametrize("subscribed", [True, False])
+def test_over_the_budget_a_large_body_is_refused_or_held_back_before_it_is_read(subscribed: bool) -> None:
+    world = World()
+    client = world.connect()
+    subscribe = b"SUBSCRIBE\nid:1\ndestination:/queue/a\n\n\0" if subscribed else b""
+    full(world)
+    # In one piece: whether the connection may be paused is known only behind its SUBSCRIBE.
+    client.feed(subscribe + b"SEND\ndestination:/queue/b\ncontent-length:100000\n\nbegun")
+    if subscribed:
+        assert client.one("ERROR")["message"] == "broker is over its memory limit" and client.closed
+    else:
+        assert client.session.paused and not client.closed
+
+
 def test_acknowledgements_go_on_over_the_budget() -> None:
     world = World()
     client = world.connect().subscribe("/queue/a").publish("/queue/a", "x")

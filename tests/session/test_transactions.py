@@ -225,3 +225,17 @@ def test_limits_of_transactions_are_held() -> None:
     assert client.one("ERROR")["message"] == "limit reached"
     assert drain(world, "/queue/a") == []
     assert world.budget.used == 0
+
+
+def test_each_delivery_of_a_cumulative_ack_counts_as_an_action() -> None:
+    world = World(limits={"transaction_actions": 3})
+    producer = world.connect()
+    for n in range(5):
+        producer.publish("/queue/a", str(n))
+    client = world.connect().subscribe("/queue/a", ack="client").send("BEGIN", {"transaction": "t"})
+    messages = client.take()
+    client.ack(messages[2], transaction="t")
+    assert not client.closed
+    client.ack(messages[4], transaction="t")
+    assert client.one("ERROR")["message"] == "limit reached"
+    assert texts(drain(world, "/queue/a")) == ["0", "1", "2", "3", "4"]
