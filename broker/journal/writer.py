@@ -91,8 +91,8 @@ class Writer:
     def _zero_ahead(self, size: int) -> None:
         """Write zeros behind a small batch, so that the next syncs need not change the file's extents.
 
-        That halves the time of a sync (docs/benchmarks.md); for large batches it would double the bytes
-        instead. Recovery is not concerned: what is there before a record is zeros or, after a crash, junk.
+        Many small batches gain by it (docs/benchmarks.md); for large ones it would double the bytes instead.
+        Recovery is not concerned: what is there before a record is zeros or, after a crash, junk.
         """
         end, segment = self._end, self._segment
         if segment is None or end <= self._zeroed:

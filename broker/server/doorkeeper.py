@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from broker.config import Limits
 from broker.server.logs import EventLog
 
-if TYPE_CHECKING:
-    from broker.server.connection import Connection
+
+class Caller(Protocol):
+    """A connection, as far as the doorkeeper is concerned."""
+
+    address: str
+
+    def refuse(self) -> None:
+        """Close at once and without a word."""
 
 
 class Doorkeeper:
@@ -19,16 +25,16 @@ class Doorkeeper:
         self._limits = limits
         self._most = most
         self._events = events
-        self._all: dict[Connection, None] = {}
+        self._all: dict[Caller, None] = {}
         self._by_address: dict[str, int] = {}
-        self._strangers: dict[str, dict[Connection, None]] = {}  # by address, oldest first
+        self._strangers: dict[str, dict[Caller, None]] = {}  # by address, oldest first
         self._stranger_count = 0
 
     @property
     def count(self) -> int:
         return len(self._all)
 
-    def came(self, connection: Connection) -> None:
+    def came(self, connection: Caller) -> None:
         """Count it, or refuse it, or send away an older stranger in its favour."""
         address = connection.address
         self._all[connection] = None
@@ -46,7 +52,7 @@ class Doorkeeper:
             fullest = max(self._strangers.values(), key=len)
             self._refuse(next(iter(fullest)), "too many connections have not logged in")
 
-    def logged_in(self, connection: Connection) -> None:
+    def logged_in(self, connection: Caller) -> None:
         strangers = self._strangers.get(connection.address)
         if strangers is not None and connection in strangers:
             del strangers[connection]
@@ -54,7 +60,7 @@ class Doorkeeper:
             if not strangers:
                 del self._strangers[connection.address]
 
-    def went(self, connection: Connection) -> None:
+    def went(self, connection: Caller) -> None:
         if connection not in self._all:
             return
         self.logged_in(connection)
@@ -64,7 +70,7 @@ class Doorkeeper:
         if not self._by_address[address]:
             del self._by_address[address]
 
-    def _refuse(self, connection: Connection, why: str) -> None:
+    def _refuse(self, connection: Caller, why: str) -> None:
         self._events.event("warning", "connection-refused", why, peer=connection.address)
         self.went(connection)
         connection.refuse()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from broker.budget import Budget
 from broker.config import Settings
@@ -17,13 +17,25 @@ from broker.server.storage import StorageThread
 from broker.session import Session
 from broker.system import Clock, Rng
 
-if TYPE_CHECKING:
-    from broker.server.connection import Connection
-
 JOURNAL_HIGH = 16 << 20  # bytes waiting for the disk; above this nothing more is read until a batch is done
 STUCK_LOOK = 1.0  # s; how often those that do not read are looked at while there are any
 TOPIC_STALL = 60.0  # s that a topic subscriber may read nothing; a queue's consumer may be at work for longer
 STUCK_AFTER = 2.0  # s in which a peer took next to nothing; then it may have to go in favour of the others
+
+
+class Peer(Protocol):
+    """A connection, as far as the hub is concerned."""
+
+    session: Session
+    moved_at: float  # while its socket takes no more: when it last took a good deal
+
+    def flush(self) -> None: ...
+    def book(self) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def refuse(self) -> None: ...
+    def cut_off(self, why: str) -> None: ...
+    def broken(self, error: Exception) -> None: ...
 
 
 class Hub:
@@ -49,12 +61,12 @@ class Hub:
         self.broker = broker
         self.budget: Budget = broker.budget
         self.output = self.budget.account("output")
-        self.connections: dict[Session, Connection] = {}
+        self.connections: dict[Session, Peer] = {}
         self.dirty: list[Session] = []  # sessions with output
         self.stopping = False
         # Not read for now: the journal's queue is long, or the budget is used up.
-        self._held: dict[Connection, None] = {}
-        self.clogged: dict[Connection, None] = {}  # their sockets take no more for now
+        self._held: dict[Peer, None] = {}
+        self.clogged: dict[Peer, None] = {}  # their sockets take no more for now
         self._looking = False
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
@@ -73,12 +85,12 @@ class Hub:
     def congested(self) -> bool:
         return self.broker.journal.queued > self._journal_high
 
-    def hold(self, connection: Connection) -> None:
+    def hold(self, connection: Peer) -> None:
         """Do not read from it before there is room again."""
         self._held[connection] = None
         connection.pause()
 
-    def clogs(self, connection: Connection) -> None:
+    def clogs(self, connection: Peer) -> None:
         """Its socket takes no more for now."""
         self.clogged[connection] = None
         if not self._looking:
