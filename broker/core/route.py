@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from broker.core.destination import Destination, Kind
 from broker.core.message import Envelope
 from broker.core.queue import Queue
-
-VOLATILE: Final = 0
-PERSISTENT: Final = 1
 
 
 class Route:

@@ -33,7 +33,10 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._clogged = False
-        self._buffered = 0  # bytes in the transport as last seen, booked as output
+        # What was added while the socket took nothing. It is kept here and not in the transport, which from Python
+        # 3.12 on counts all its pieces again at each write.
+        self._unsent = bytearray()
+        self._buffered = 0  # bytes here and in the transport as last seen, booked as output
         self.moved_at = 0.0  # while it is clogged: when its peer had last taken MOVED bytes
         self._taken = 0  # bytes since then
         limits = hub.settings.limits
@@ -106,7 +109,10 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._clogged = False
         self._hub.clogged.pop(self, None)
+        self._send_unsent()
         self.book()
+        if self._clogged:
+            return
         try:
             self.session.flushed()
         except StorageFailed as error:
@@ -124,6 +130,7 @@ class Connection(asyncio.Protocol):
         self._hub.connections.pop(session, None)
         self._hub.clogged.pop(self, None)
         self._clogged = False
+        self._unsent.clear()
         self._hub.output.book(-self._buffered)
         self._buffered = 0
         self._doorkeeper.went(self)
@@ -150,7 +157,10 @@ class Connection(asyncio.Protocol):
         if self._transport.is_closing():
             return
         if data:
-            self._transport.write(data)
+            if self._clogged:
+                self._unsent += data
+            else:
+                self._transport.write(data)
             if session.beats:
                 session.wrote(self._loop.time())
         if self._clogged:
@@ -164,7 +174,7 @@ class Connection(asyncio.Protocol):
 
     def book(self, written: int = 0) -> None:
         """See what its socket still has to take; `written` bytes were added since the last time."""
-        buffered = self._transport.get_write_buffer_size() if self._clogged else 0
+        buffered = self._transport.get_write_buffer_size() + len(self._unsent) if self._clogged else 0
         self._taken += self._buffered + written - buffered
         if self._taken >= MOVED:
             self.moved_at = self._loop.time()
@@ -175,6 +185,12 @@ class Connection(asyncio.Protocol):
         self.session.make_room(self._room - buffered)
         if buffered > self._most:
             self.cut_off(f"{buffered:,} bytes of receipts and messages were not read")
+
+    def _send_unsent(self) -> None:
+        """May find the socket full again at once; `pause_writing` is then called from in here."""
+        if self._unsent:
+            data, self._unsent = bytes(self._unsent), bytearray()
+            self._transport.write(data)
 
     def cut_off(self, why: str) -> None:
         """Close on a peer that does not read what it asked for. Nothing is said against the messages that it has."""
@@ -190,6 +206,7 @@ class Connection(asyncio.Protocol):
             return
         self._ending = True
         self.resume()
+        self._send_unsent()
         if not self._clogged:
             # All is said, so what the peer had in flight returns now and not when it closes its half.
             self._end_session()

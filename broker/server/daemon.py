@@ -188,13 +188,15 @@ class Daemon:
         if self._failure is not None:
             return await self._end_failed(hub, self._failure)
         hub.stop_storage()
-        self.events.event("info", "stopped", "everything is synced")
+        counted = hub.broker.counters
+        self.events.event(
+            "info", "stopped", "everything is synced", **{name: getattr(counted, name) for name in counted.__slots__}
+        )
         self.events.flush()
         return Exit.OK
 
     async def _drain(self, hub: Hub) -> None:
         """Let consumers acknowledge what they have, answer what was asked, return the rest, sync."""
-        hub.stopping = True
         deadline = self.clock.monotonic() + self.settings.shutdown.drain
         broker = hub.broker
         broker.draining = True

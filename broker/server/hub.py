@@ -63,7 +63,6 @@ class Hub:
         self.output = self.budget.account("output")
         self.connections: dict[Session, Peer] = {}
         self.dirty: list[Session] = []  # sessions with output
-        self.stopping = False
         # Not read for now: the journal's queue is long, or the budget is used up.
         self._held: dict[Peer, None] = {}
         self.clogged: dict[Peer, None] = {}  # their sockets take no more for now
