@@ -232,6 +232,8 @@ class Daemon:
         self.events.event("error", "failed", f"the broker stops: {what}")
         if not isinstance(failure, StorageFailed):
             hub.report(failure)
+            for connection in list(hub.connections.values()):
+                connection.refuse()  # the state that they would be answered from cannot be trusted
         await self._gone(hub, LAST_WORDS)
         self.events.flush()
         return failure.exit_code if isinstance(failure, StompdError) else Exit.BUG

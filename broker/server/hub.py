@@ -150,7 +150,8 @@ class Hub:
         now = self.clock.monotonic()
         held, self._held = self._held, {}
         for connection in held:
-            connection.session.release(now)
+            if connection.session.release(now):
+                self.wake()  # for what it went on with: this turn's batch has been taken already
             if connection.session.paused:
                 self._held[connection] = None
             else:

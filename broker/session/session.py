@@ -226,15 +226,16 @@ class Session:
         self.paused = True
         self.due = min(self.due, now + self.limits.hold)
 
-    def release(self, now: float) -> None:
-        """The budget may have room again: go on where the session was held back."""
+    def release(self, now: float) -> bool:
+        """The budget may have room again: go on where the session was held back. Returns whether it did."""
         if not self._held_since or self._budget.over:
-            return
+            return False
         self._held_since = 0.0
         self.paused = False
         items = list(self._backlog)
         self._backlog.clear()
         self._process(items, now)
+        return True
 
     # --- ACK, NACK, transactions --------------------------------------------------------------------------------------
 

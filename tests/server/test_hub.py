@@ -55,3 +55,16 @@ async def test_over_the_budget_the_slowest_goes_one_at_a_time(hub: Hub) -> None:
     hub.output.book(hub.budget.limit)
     hub._look()
     assert [len(peer.said) for peer in (slower, slow, moving)] == [1, 0, 0]
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+@pytest.mark.parametrize("paused", [True, False])
+async def test_who_was_held_back_gets_a_turn_if_it_went_on_and_only_then(hub: Hub, goes_on: bool, paused: bool) -> None:
+    peer = FullPeer(0.0)
+    peer.session = SimpleNamespace(paused=paused, release=lambda now: goes_on)
+    peer.pause = peer.resume = lambda: None  # type: ignore[attr-defined]
+    hub.hold(peer)
+    hub._turn()
+    # What it went on with is in the journal's queue, and nothing else may happen for a long time; but a turn for
+    # nothing would hold again, release again, and never end.
+    assert hub._scheduled is goes_on
