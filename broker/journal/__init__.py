@@ -18,12 +18,12 @@ from broker.journal.records import (
     transaction_payload,
 )
 from broker.journal.recovery import Log, Replayed, Summary, open_log
-from broker.journal.segment import Segment
+from broker.journal.segment import Segment, number_of, offset_of, place_of
 from broker.journal.writer import Writer
 
 __all__ = [
     "Acked", "Batch", "Delivered", "Journal", "Log", "Messages", "Moved", "RecordType", "Replayed",
     "Returned", "Segment", "StorageSettings", "Summary", "Value", "Writer", "acked_payload",
-    "delivered_payload", "messages_payload", "moved_payload", "open_log", "returned_payload",
-    "transaction_payload",
+    "delivered_payload", "messages_payload", "moved_payload", "number_of", "offset_of", "open_log", "place_of",
+    "returned_payload", "transaction_payload",
 ]  # fmt: skip

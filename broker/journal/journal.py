@@ -72,6 +72,7 @@ class Journal:
         self.failed: StorageFailed | None = None
         self.queued = 0
         self.segments: deque[Segment] = deque(segments)
+        self.by_number: dict[int, Segment] = {segment.number: segment for segment in self.segments}
         self._ready: deque[Batch] = deque()
         self._at_writer: Batch | None = None
         self._batch = Batch(self.lsn + 1)
@@ -81,6 +82,7 @@ class Journal:
         self._digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
         self._prepared = 0  # number of the segment that was made ready or is being so
         self._offset = SEGMENT_HEADER_BYTES  # where the next record goes
+        self._at = 0  # where the last one begins
         self._limit = 0  # a record that would end behind this offset needs another segment or batch
         self._lsn_limit = 0  # the same for its LSN
         self._open_segment(None, prev_number + 1, settings.segment_size)
@@ -126,9 +128,15 @@ class Journal:
         self._crc = crc
         self._heads.append(head)
         self.lsn = lsn
+        self._at = self._offset
         self._offset = end
         self.queued += need
         return lsn
+
+    @property
+    def place(self) -> int:
+        """Where the record appended last lies."""
+        return self.segments[-1].number << 32 | self._at
 
     def take_seqs(self, count: int) -> int:
         """The first of `count` consecutive seqs that were never given before and never will be again."""
@@ -170,6 +178,7 @@ class Journal:
     def _open_segment(self, old: Segment | None, number: int, size: int) -> None:
         segment = Segment(number, self.lsn + 1, join_path(self._log_dir, segment_name(number)), size)
         self.segments.append(segment)
+        self.by_number[number] = segment
         header = SegmentHeader(
             log_id=self.log_id,
             number=number,
@@ -311,12 +320,17 @@ class Journal:
 
     def dead_segments(self) -> list[Segment]:
         """The wholly dead ones at the old end, oldest first; never the current one, only synced ones."""
-        if self.segments[0].live:
-            return []
         last = self.segments[-1]
-        return list(
-            takewhile(lambda s: s is not last and not s.live and s.last_lsn <= self.synced, self.segments)
-        )
+
+        def dead(segment: Segment) -> bool:
+            return (
+                segment is not last
+                and not segment.live
+                and not segment.readers
+                and segment.last_lsn <= self.synced
+            )
+
+        return list(takewhile(dead, self.segments)) if dead(self.segments[0]) else []
 
     def trim(self, segments: list[Segment]) -> None:
         """Forgets `segments`, the oldest ones. What still holds in them must have been appended again
@@ -326,8 +340,9 @@ class Journal:
             return
         if segments != self.dead_segments()[: len(segments)]:
             raise ValueError(f"only dead segments at the old end can go, not {segments}")
-        for _ in segments:
+        for segment in segments:
             self.segments.popleft()
+            del self.by_number[segment.number]
         self._append_state(RecordType.TRIM)
         self._batch.must_sync = True
         self._batch.unlink += segments

@@ -24,6 +24,24 @@ _SEGMENT: Final = Struct("<8sII16sQQQQIIQQQ")
 _META: Final = Struct("<8sII16sQ")  # magic, version, 0, log id, wall ms
 _CRC: Final = Struct("<I")
 _NAME: Final = re.compile(r"([0-9]{20})\.seg")
+_OFFSET_BITS: Final = 32  # a segment is far smaller than 4 GiB
+_OFFSET_MASK: Final = (1 << _OFFSET_BITS) - 1
+
+
+def place_of(number: int, offset: int) -> int:
+    """Where a record lies: the number of its segment and the offset (bytes) of its header in one int.
+
+    0 is no place: segments are numbered from 1.
+    """
+    return number << _OFFSET_BITS | offset
+
+
+def number_of(place: int) -> int:
+    return place >> _OFFSET_BITS
+
+
+def offset_of(place: int) -> int:
+    return place & _OFFSET_MASK
 
 
 def segment_name(number: int) -> str:
@@ -126,11 +144,12 @@ def _check(data: bytes, size: int, magic: bytes, path: str, what: str) -> int:
 class Segment:
     """A segment as the journal and the core share it.
 
-    live: how many messages whose record lies here are still wanted. The core counts; the journal only reads
-    it. last_lsn and end (bytes) are those of the last record so far.
+    live, live_bytes: how many messages whose record lies here are still wanted, and what they hold (own lines and
+    bodies). readers: reads of it that are under way. The core counts these; the journal only reads them.
+    last_lsn and end (bytes) are those of the last record so far.
     """
 
-    __slots__ = ("end", "first_lsn", "last_lsn", "live", "number", "path", "size")
+    __slots__ = ("end", "first_lsn", "last_lsn", "live", "live_bytes", "number", "path", "readers", "size")
 
     def __init__(self, number: int, first_lsn: int, path: str, size: int) -> None:
         self.number = number
@@ -138,6 +157,8 @@ class Segment:
         self.path = path
         self.size = size
         self.live = 0
+        self.live_bytes = 0
+        self.readers = 0
         self.last_lsn = first_lsn - 1
         self.end = SEGMENT_HEADER_BYTES
 
