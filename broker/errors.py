@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from enum import IntEnum
+from typing import Final
 
 
 class Exit(IntEnum):
@@ -59,6 +61,10 @@ class DataDamaged(StompdError):
     """Receipted data is damaged or missing: the start is refused, nothing is skipped. The text says where."""
 
     exit_code = Exit.DAMAGED
+
+
+class CheckpointDoubted(StompdError):
+    """Something is wrong with a checkpoint. It is not used: the log says the same, only slower."""
 
 
 class StorageFailed(StompdError):
@@ -147,6 +153,12 @@ class DestinationRefused(ProtocolError):
     summary = "bad destination"
 
 
+class QueueDamaged(ProtocolError):
+    """A message of the queue is damaged on disk; it is not skipped, so the queue hands out nothing more."""
+
+    summary = "queue is damaged"
+
+
 class HeldTooLong(ProtocolError):
     """A SEND could not be admitted: the memory budget is used up and stayed so."""
 
@@ -173,6 +185,14 @@ class RefusedByBroker(StompdError):
     def __init__(self, detail: str, receipt_id: str | None = None) -> None:
         super().__init__(detail)
         self.receipt_id = receipt_id
+
+
+NO_ROOM: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
+
+
+def no_room(error: OSError) -> bool:
+    """Whether an error of the disk says that it is full, which is no failure of it."""
+    return error.errno in NO_ROOM
 
 
 def shown(value: str | bytes) -> str:

@@ -42,8 +42,11 @@ class Disk(Protocol):
     def list_dir(self, path: str) -> list[str]:
         """Names in a folder, sorted. FileNotFoundError where there is none."""
 
-    def lock(self, path: str) -> Handle:
-        """Create or open `path` and lock it for us alone, without waiting. BlockingIOError where another holds it."""
+    def lock(self, path: str, *, shared: bool = False) -> Handle:
+        """Create or open `path` and lock it for us alone, without waiting. BlockingIOError where another holds it.
+
+        shared: along with others who only read; the file is not created (FileNotFoundError) nor opened for writing.
+        """
 
     def create(self, path: str) -> Handle:
         """Open a new file for reading and writing, mode 0600. FileExistsError where it is there."""
@@ -78,10 +81,18 @@ class Disk(Protocol):
     def rename(self, old: str, new: str) -> None:
         """Atomic; not durable before `sync_dir`."""
 
+    def link(self, old: str, new: str) -> None:
+        """Give the file `old` a second name. FileExistsError where `new` is there; OSError with EXDEV, EPERM, EMLINK
+        or ENOTSUP where that cannot be done. Not durable before `sync_dir` of the folder of `new`.
+        """
+
     def unlink(self, path: str) -> None: ...
 
     def sync_dir(self, path: str) -> None:
         """fsync of a folder: its names are on the medium when it returns."""
+
+    def free(self, path: str) -> tuple[int, int]:
+        """Bytes that this process may still take on the file system of `path`, and bytes of all of it."""
 
 
 class SystemClock:
@@ -106,10 +117,10 @@ class SystemDisk:
     def list_dir(self, path: str) -> list[str]:
         return sorted(os.listdir(path))
 
-    def lock(self, path: str) -> Handle:
-        fd = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    def lock(self, path: str, *, shared: bool = False) -> Handle:
+        fd = os.open(path, os.O_RDONLY if shared else os.O_CREAT | os.O_RDWR, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError:
             os.close(fd)
             raise
@@ -162,6 +173,9 @@ class SystemDisk:
     def rename(self, old: str, new: str) -> None:
         os.rename(old, new)
 
+    def link(self, old: str, new: str) -> None:
+        os.link(old, new)
+
     def unlink(self, path: str) -> None:
         os.unlink(path)
 
@@ -171,3 +185,7 @@ class SystemDisk:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+    def free(self, path: str) -> tuple[int, int]:
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize

@@ -1,16 +1,20 @@
 """kill -9 under load, round after round, and a check of all that the clients saw.
 
-    python tools/killloop.py --rounds 50 --seed 1
+    python tools/killloop.py --rounds 200 --seed 1
+    python tools/killloop.py --rounds 50 --seed 1 --plain
 
-Each round starts the broker on the same data folder, lets three producers and two consumers loose on it
-over real sockets, and kills it with SIGKILL at a random moment 5 to 500 ms later; every fifth round the kill
-hits the start. At the end one consumer drains the queues, and the whole history is held against the rules of
-tests/support/history.py. The plan of a run (who sends what, when the kill comes) follows from the seed; how
-far the processes get before the kill does not. Exit code 0: every promise was kept; 1: it was not, and the
-history is kept.
+Each round starts the broker on the same data folder, lets producers and consumers loose on it over real sockets, and
+kills it with SIGKILL at a random moment 5 to 500 ms later; every fifth round the kill hits the start. Unless it is
+--plain, a backlog larger than memory.limit lies on disk all the time, fed at one end and consumed at the other, behind
+a message that nobody ever takes, so that the log is checkpointed and compacted all the time; every fifth round waits
+until a checkpoint is being written, and every fifth until a segment was removed, and kills it right there. At the end
+one consumer drains the queues, and the whole history is held against the rules of tests/support/history.py.
 
-A kill leaves the page cache in place, so this loop cannot see a missing fsync: tools/receiptproof.py and
-tools/logsim.py can.
+The plan of a run (who sends what, when the kill comes) follows from the seed; how far the processes get before the kill
+does not. Exit code 0: every promise was kept; 1: it was not, and the history is kept.
+
+A kill leaves the page cache in place, so this loop cannot see a missing fsync: tools/receiptproof.py, tools/logsim.py
+and tools/faults.py can.
 """
 
 from __future__ import annotations
@@ -22,225 +26,53 @@ import sys
 import tempfile
 import threading
 import time
-import zlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.support.history import Event, Violation, What, check
+from tests.support.history import Violation, check
 from tests.support.process import BrokerFailed, BrokerProcess
-from tests.support.wire import Got, Wire, WireClosed, WireError
+from tests.support.wire import WireClosed, WireError
+from tools.killpeers import (
+    DEEP,
+    DEEP_BYTES,
+    MOVED,
+    PIN,
+    QUEUES,
+    SOLO,
+    Balance,
+    Peer,
+    Recorder,
+    consume,
+    feed_deep,
+    pile_up,
+    produce,
+    take_deep,
+)
 
-SOLO = ("/queue/solo.0", "/queue/solo.1")  # one consumer each
-SHARED = "/queue/shared"
-MOVED = "/queue/moved"  # what consumers send on, in the transaction of their ACK
-QUEUES = (*SOLO, SHARED)
 PRODUCERS = 3
 CONSUMERS = 2
-WINDOW = 60  # SENDs of a producer without a receipt yet
-DRAIN_SECONDS = 60.0
-
-
-class Recorder:
-    """The history. `add` is atomic, so the order of the list is the order in time."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def add(self, what: What, connection: str, message: str = "", **more: str | bool) -> None:
-        self.events.append(Event(what, connection, message, **more))  # type: ignore[arg-type]
-
-
-def body_of(message: str) -> bytes:
-    """The body that belongs to a message: its name, a NUL, and filling of a size that the name decides."""
-    digest = zlib.crc32(message.encode())
-    size = digest % 40_000 if digest % 97 == 0 else digest % 700
-    return message.encode() + b"\0" + bytes([digest % 251]) * size
-
-
-def is_intact(got: Got, message: str) -> bool:
-    return got.body == body_of(message) and got.get("name") == message and got.get("check") == f"c:{message}"
-
-
-class Peer:
-    """One connection that writes down what it does and sees."""
-
-    def __init__(self, name: str, address: tuple[str, int], recorder: Recorder) -> None:
-        self.name = name
-        self.recorder = recorder
-        self.wire = Wire(address)
-        self.inbox: deque[Got] = deque()
-        self.waiting: set[str] = set()
-        self._receipts = 0
-        self._messages = 0
-        try:
-            self.wire.connect("1.2")
-        except (WireError, OSError):
-            self.wire.close()
-            raise
-
-    def do(
-        self, what: What, headers: dict[str, str], body: bytes = b"", *, receipt: bool, **event: str
-    ) -> str:
-        """Write the event down, then send its frame. The receipt's name, or ""."""
-        name = ""
-        if receipt:
-            self._receipts += 1
-            name = f"r{self._receipts}"
-            headers = {**headers, "receipt": name}
-            self.waiting.add(name)
-        self.recorder.add(what, self.name, receipt=name, **event)
-        self.wire.tell(what.value.upper(), headers, body)
-        return name
-
-    def send(self, queue: str, *, receipt: bool, transaction: str = "") -> None:
-        self._messages += 1
-        message = f"{self.name}.{self._messages}"
-        headers = {"destination": queue, "name": message, "check": f"c:{message}"}
-        if transaction:
-            headers["transaction"] = transaction
-        self.do(
-            What.SEND,
-            headers,
-            body_of(message),
-            receipt=receipt,
-            message=message,
-            queue=queue,
-            transaction=transaction,
-        )
-
-    def settle(self, got: Got, what: What = What.ACK, *, receipt: bool, transaction: str = "") -> None:
-        headers = {"id": got["ack"]}
-        if transaction:
-            headers["transaction"] = transaction
-        self.do(what, headers, receipt=receipt, message=got["name"], transaction=transaction)
-
-    def begin(self, transaction: str) -> None:
-        self.wire.tell("BEGIN", {"transaction": transaction})
-
-    def end(self, transaction: str, what: What, *, receipt: bool) -> None:
-        self.do(what, {"transaction": transaction}, receipt=receipt, transaction=transaction)
-
-    def look(self, seconds: float) -> bool:
-        """Take in what is there, waiting that long for the first. False where nothing came."""
-        got = self.wire.poll(seconds)
-        if got is None:
-            return False
-        while got is not None:
-            self._take(got)
-            got = self.wire.poll()
-        return True
-
-    def _take(self, got: Got) -> None:
-        if got.command == "RECEIPT":
-            self.waiting.discard(got["receipt-id"])
-            self.recorder.add(What.RECEIPT, self.name, receipt=got["receipt-id"])
-        elif got.command == "ERROR":
-            self.recorder.add(What.ERROR, self.name)
-            raise WireError(f"{self.name} got {got}")
-        else:
-            message = got.get("name") or f"nameless {got['message-id']}"
-            self.recorder.add(
-                What.DELIVERED,
-                self.name,
-                message,
-                queue=got.get("original-destination") or got["destination"],
-                ident=got["message-id"],
-                redelivered=got.get("redelivered") == "true",
-                intact=is_intact(got, message),
-            )
-            self.inbox.append(got)
-
-    def subscribe(self, queue: str, name: str, mode: str, prefetch: int) -> None:
-        headers = {"id": name, "destination": queue, "ack": mode, "prefetch": str(prefetch)}
-        self.wire.tell("SUBSCRIBE", headers)
-
-    def leave(self) -> None:
-        """DISCONNECT and wait for its receipt; what was in flight is back in its place then.
-
-        From the DISCONNECT on the messages belong to others, so what still comes here is not looked at.
-        """
-        self.recorder.add(What.CLOSED, self.name)
-        self.wire.tell("DISCONNECT", {"receipt": "bye"})
-        while (got := self.wire.poll(10)) is not None and got.get("receipt-id") != "bye":
-            if got.command != "MESSAGE":
-                self._take(got)
-        self.wire.close()
-
-    def close(self) -> None:
-        self.recorder.add(What.CLOSED, self.name)
-        self.wire.close()
-
-
-def produce(peer: Peer, rng: random.Random) -> None:
-    """SENDs alone and in transactions, most with a receipt, at most WINDOW of them without it yet."""
-    number = 0
-    while True:
-        number += 1
-        if rng.random() < 0.06:
-            transaction = f"t{number}"
-            peer.begin(transaction)
-            for _ in range(rng.randint(1, 5)):
-                peer.send(rng.choice(QUEUES), receipt=rng.random() < 0.3, transaction=transaction)
-            how = What.COMMIT if rng.random() < 0.75 else What.ABORT
-            peer.end(transaction, how, receipt=rng.random() < 0.8)
-        else:
-            peer.send(rng.choice(QUEUES), receipt=rng.random() < 0.8)
-        while peer.look(0.0 if len(peer.waiting) < WINDOW else 1.0):
-            pass
-
-
-def consume(peer: Peer, rng: random.Random, solo: str, reconnect: Callable[[], Peer]) -> None:
-    """Acknowledge in all the ways there are, and leave and come back now and then."""
-    while True:
-        mode = rng.choice(("client-individual", "client"))
-        peer.subscribe(solo, "solo", mode, rng.choice((1, 10, 100)))
-        peer.subscribe(SHARED, "shared", "client-individual", rng.choice((1, 10, 100)))
-        pile: list[Got] = []  # for one cumulative ACK
-        while rng.random() < 0.996:
-            if not peer.inbox:
-                peer.look(0.05)
-                continue
-            got = peer.inbox.popleft()
-            if got["subscription"] == "shared" or mode != "client":
-                settle_one(peer, rng, got)
-                continue
-            pile.append(got)
-            if not peer.inbox or rng.random() < 0.2:
-                for covered in pile[:-1]:
-                    peer.recorder.add(What.ACK, peer.name, covered["name"])
-                peer.settle(pile[-1], receipt=rng.random() < 0.5)
-                pile.clear()
-        peer.leave()
-        peer = reconnect()
-
-
-def settle_one(peer: Peer, rng: random.Random, got: Got) -> None:
-    """An ACK; or a NACK where the queue is shared; or an ACK together with a SEND in a transaction."""
-    chance = rng.random()
-    if chance < 0.02 and got["subscription"] == "shared":
-        peer.settle(got, What.NACK, receipt=rng.random() < 0.5)
-    elif chance < 0.07:
-        transaction = f"t{got['name']}"
-        peer.begin(transaction)
-        peer.settle(got, receipt=False, transaction=transaction)
-        peer.send(MOVED, receipt=False, transaction=transaction)
-        peer.end(transaction, What.COMMIT, receipt=rng.random() < 0.8)
-    else:
-        peer.settle(got, receipt=rng.random() < 0.5)
+DRAIN_SECONDS = 60.0  # without a message, before it is given up
+MIB = 1 << 20
+SETTINGS = {"memory": {"limit": '"16MiB"'}, "storage": {"segment_size": '"1MiB"'}}
+BACKLOG_BYTES = 24 * MIB
+WATCH_SECONDS = 1.0  # how long a round waits for what it wants to hit
 
 
 class Round:
     """The clients of one round: threads that run until the broker is gone."""
 
-    def __init__(self, broker: BrokerProcess, recorder: Recorder, label: str, seed: str) -> None:
+    def __init__(self, broker: BrokerProcess, recorder: Recorder, label: str, seed: str, deep: Balance | None) -> None:
         self.broker = broker
+        self.balance = deep or Balance()
         self.recorder = recorder
         self.failures: list[str] = []
         jobs = [(f"p{index}.{label}", "") for index in range(PRODUCERS)]
         jobs += [(f"c{index}.{label}", SOLO[index]) for index in range(CONSUMERS)]
+        if deep:
+            jobs += [(f"deep.{label}", ""), (f"taker.{label}", "")]
         self.threads = [
             threading.Thread(
                 target=self._run, args=(name, solo, random.Random(f"{seed} {name}")), daemon=True
@@ -268,7 +100,11 @@ class Round:
 
         try:
             peer = dial()
-            if solo:
+            if name.startswith("deep."):
+                feed_deep(peer, self.balance)
+            elif name.startswith("taker."):
+                take_deep(peer, rng, self.balance)
+            elif solo:
                 consume(peer, rng, solo, dial)
             else:
                 produce(peer, rng)
@@ -282,10 +118,11 @@ class Round:
                 peer.close()
 
 
-def drain(broker: BrokerProcess, recorder: Recorder) -> bool:
+def drain(broker: BrokerProcess, recorder: Recorder, *, deep: bool) -> bool:
     """Take everything off all queues up to an end mark in each. False where they do not come in time."""
     peer = Peer("drain", broker.address, recorder)
-    queues = [*QUEUES, MOVED, *(queue.replace("/queue/", "/queue/DLQ.") for queue in (*QUEUES, MOVED))]
+    queues = [*QUEUES, MOVED, *((DEEP, PIN) if deep else ())]
+    queues += [queue.replace("/queue/", "/queue/DLQ.") for queue in queues]
     marks = set(queues)
     for queue in queues:
         peer.wire.call("SEND", {"destination": queue, "mark": queue}, b"mark")
@@ -296,6 +133,7 @@ def drain(broker: BrokerProcess, recorder: Recorder) -> bool:
         got = peer.wire.poll(1.0)
         if got is None:
             continue
+        deadline = time.monotonic() + DRAIN_SECONDS
         if got.get("mark") is not None:
             marks.discard(got["mark"])
             peer.wire.tell("ACK", {"id": got["ack"]})
@@ -307,63 +145,131 @@ def drain(broker: BrokerProcess, recorder: Recorder) -> bool:
     return not marks
 
 
-def run(rounds: int, seed: int, folder: Path, say: Callable[[str], None] = print) -> list[str]:
-    """All rounds, the drain and the check. What is wrong, one line each; empty: nothing."""
-    plan = random.Random(seed)
-    recorder = Recorder()
-    broker = BrokerProcess(folder)
-    problems: list[str] = []
-    try:
-        for number in range(rounds):
-            moment = plan.uniform(0.005, 0.5)
-            during_start = number % 5 == 4
-            broker.start(wait=not during_start)
-            clients = Round(broker, recorder, str(number), f"{seed} {number}")
-            if not during_start:
-                clients.start()
-            time.sleep(moment)
-            if not broker.alive():
-                raise BrokerFailed(f"it ended by itself in round {number}:\n{broker.stderr()[-3000:]}")
-            broker.kill()
-            if not during_start:
-                clients.join()
-            problems += clients.failures
-            events = len(recorder.events)
-            say(f"round {number + 1}/{rounds}: killed after {moment * 1000:.0f} ms, {events} events")
+class Loop:
+    """The rounds. slowest: seconds of the longest start, and its round. hits: what the kills were aimed at and hit."""
+
+    def __init__(self, rounds: int, seed: int, folder: Path, say: Callable[[str], None], *, deep: bool) -> None:
+        self.rounds = rounds
+        self.seed = seed
+        self.say = say
+        self.deep = deep
+        self.balance = Balance() if deep else None
+        self.plan = random.Random(seed)
+        self.recorder = Recorder()
+        self.broker = BrokerProcess(folder, SETTINGS if deep else None)
+        self.problems: list[str] = []
+        self.slowest = (0.0, 0)
+        self.largest = 0  # bytes of the log
+        self.hits: Counter[str] = Counter()
+
+    def start(self, number: int) -> float:
         began = time.monotonic()
-        broker.start()
-        say(f"last start: served after {time.monotonic() - began:.2f} s")
-        drained = drain(broker, recorder)
-        broker.stop()
-        problems += [str(found) for found in judged(recorder, drained=drained)]
-    except (BrokerFailed, WireError, OSError) as error:
-        problems.append(f"{type(error).__name__}: {error}")
-    finally:
-        broker.close()
-    counts = Counter(event.what.value for event in recorder.events)
-    say(", ".join(f"{count} {what}" for what, count in sorted(counts.items())))
-    if problems:
-        path = folder / "history.txt"
-        path.write_text("".join(f"{event}\n" for event in recorder.events))
-        problems.append(f"history and data are kept in {folder}")
+        self.broker.start()
+        took = time.monotonic() - began
+        self.slowest = max(self.slowest, (took, number))
+        return took
+
+    def pile_up(self) -> None:
+        self.broker.start()
+        peer = Peer("deep.pile", self.broker.address, self.recorder)
+        pile_up(peer, BACKLOG_BYTES // DEEP_BYTES)
+        peer.leave()
+        self.broker.kill()
+
+    def round(self, number: int) -> None:
+        moment = self.plan.uniform(0.005, 0.5)
+        aim = {4: "start", 2: "checkpoint", 3: "removal"}.get(number % 5, "") if self.deep or number % 5 == 4 else ""
+        if aim == "start":
+            self.broker.start(wait=False)
+        else:
+            self.start(number + 1)
+        clients = Round(self.broker, self.recorder, str(number), f"{self.seed} {number}", self.balance)
+        if aim != "start":
+            clients.start()
+        if aim in ("checkpoint", "removal") and self.watch(aim):
+            self.hits[aim] += 1
+            moment /= 25  # right there, not somewhere behind it
+        time.sleep(moment)
+        if not self.broker.alive():
+            raise BrokerFailed(f"it ended by itself in round {number}:\n{self.broker.stderr()[-3000:]}")
+        self.broker.kill()
+        if aim != "start":
+            clients.join()
+        self.problems += clients.failures
+        self.largest = max(self.largest, sum(path.stat().st_size for path in self.segments()))
+        self.say(
+            f"round {number + 1}/{self.rounds}: killed after {moment * 1000:.0f} ms"
+            f"{f' in a {aim}' if aim else ''}, {len(self.recorder.events)} events"
+        )
+
+    def segments(self) -> list[Path]:
+        return sorted((self.broker.data_dir / "log").glob("*.seg"))
+
+    def watch(self, aim: str) -> bool:
+        """Wait until a checkpoint is being written, or the oldest segment goes. False where that takes too long."""
+        deadline = time.monotonic() + WATCH_SECONDS
+        oldest = self.segments()[:1]
+        folder = self.broker.data_dir / "ckpt"
+        while time.monotonic() < deadline and self.broker.alive():
+            if aim == "checkpoint" and any(folder.glob("*.tmp")):
+                return True
+            if aim == "removal" and self.segments()[:1] != oldest:
+                return True
+        return False
+
+    def run(self) -> list[str]:
+        """All rounds, the drain and the check. What is wrong, one line each; empty: nothing."""
+        try:
+            if self.deep:
+                self.pile_up()
+            for number in range(self.rounds):
+                self.round(number)
+            self.say(f"last start: served after {self.start(self.rounds + 1):.2f} s")
+            drained = drain(self.broker, self.recorder, deep=self.deep)
+            self.broker.stop()
+            self.problems += [str(found) for found in judged(self.recorder, drained=drained)]
+        except (BrokerFailed, WireError, OSError) as error:
+            self.problems.append(f"{type(error).__name__}: {error}")
+        finally:
+            self.broker.close()
+        counts = Counter(event.what.value for event in self.recorder.events)
+        self.say(", ".join(f"{count} {what}" for what, count in sorted(counts.items())))
+        if self.problems:
+            path = self.broker.folder / "history.txt"
+            path.write_text("".join(f"{event}\n" for event in self.recorder.events))
+            self.problems.append(f"history and data are kept in {self.broker.folder}")
+        return self.problems
+
+
+def run(rounds: int, seed: int, folder: Path, say: Callable[[str], None] = print, *, deep: bool = True) -> list[str]:
+    """One run. What is wrong, one line each; empty: nothing."""
+    loop = Loop(rounds, seed, folder, say, deep=deep)
+    problems = loop.run()
+    hits = ", ".join(f"{count} in a {aim}" for aim, count in sorted(loop.hits.items())) or "none at what they aimed at"
+    say(
+        f"slowest start: {loop.slowest[0]:.2f} s (round {loop.slowest[1]}); "
+        f"log at most {loop.largest / MIB:.0f} MiB; kills: {hits}"
+    )
     return problems
 
 
 def judged(recorder: Recorder, *, drained: bool) -> list[Violation]:
-    return check(recorder.events, solo=SOLO, drained=drained)
+    return check(recorder.events, solo=(*SOLO, DEEP), drained=drained)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description="kill -9 under load, and a check of all that the clients saw",
-        epilog="example: python tools/killloop.py --rounds 50 --seed 1",
+        epilog="example: python tools/killloop.py --rounds 200 --seed 1",
     )
     parser.add_argument("--rounds", type=int, default=50, metavar="N", help="how often it is killed (50)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="the plan of the run (1)")
+    parser.add_argument("--plain", action="store_true", help="without the backlog, so that little is on disk")
     parser.add_argument("--folder", metavar="DIR", help="where data and history go (a new temporary folder)")
     args = parser.parse_args()
     folder = Path(args.folder or tempfile.mkdtemp(prefix="killloop-")).resolve()
-    problems = run(args.rounds, args.seed, folder)
+    began = time.monotonic()
+    problems = run(args.rounds, args.seed, folder, deep=not args.plain)
     for problem in problems[:40]:
         print(problem)
     if problems:
@@ -371,7 +277,8 @@ def main() -> int:
         return 1
     if not args.folder:
         shutil.rmtree(folder)
-    print(f"OK: {args.rounds} kills, nothing lost, nothing back, order kept (seed {args.seed})")
+    took = time.monotonic() - began
+    print(f"OK: {args.rounds} kills, nothing lost, nothing back, order kept (seed {args.seed}, {took:.0f} s)")
     return 0
 
 

@@ -13,7 +13,7 @@ from typing import Final, NoReturn, Protocol
 
 from .. import __version__
 from ..errors import Exit, StompdError, UsageError
-from . import check, receive, send, serve
+from . import backup, check, log, receive, send, serve
 
 SIGNALLED: Final = 128  # + the number of the signal, as shells have it
 
@@ -30,7 +30,7 @@ class Command(Protocol):
     def run(self, args: argparse.Namespace) -> int: ...
 
 
-COMMANDS: Final[dict[str, Command]] = {module.NAME: module for module in (serve, check, send, receive)}
+COMMANDS: Final[dict[str, Command]] = {module.NAME: module for module in (serve, check, send, receive, backup, log)}
 DEFAULT: Final = serve.NAME
 
 OVERVIEW = """\

@@ -64,6 +64,8 @@ def _read(path: str) -> dict[str, Any]:
         where = f":{place[1]}:{place[2]}" if place else ""
         what = str(error)[: place.start()] if place else str(error)
         raise ConfigError(f"{path}{where}: not TOML: {what}") from None
+    except (ValueError, RecursionError):  # tomllib lets these through: numbers of thousands of digits, deep nesting
+        raise ConfigError(f"{path}: not TOML that can be read: a number or the nesting is too long") from None
 
 
 def _flatten(
@@ -147,7 +149,10 @@ def _take(
 
 
 def _quote(raw: object) -> str:
-    text = f'"{raw}"' if isinstance(raw, str) else str(raw).lower() if isinstance(raw, bool) else str(raw)
+    try:
+        text = f'"{raw}"' if isinstance(raw, str) else str(raw).lower() if isinstance(raw, bool) else str(raw)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return "a number that is too long to show"
     return text if len(text) <= 80 else text[:77] + "..."
 
 

@@ -77,6 +77,28 @@ class Storage:
         low=MIB,
         high=GIB,
     )
+    checkpoint: int = setting(
+        Kind.SIZE,
+        64 * MIB,
+        "a checkpoint is written after so many bytes of log, or after 30 s with a good part of them: what is newer "
+        "is read again by a start",
+        low=MIB,
+        high=64 * GIB,
+    )
+    compaction_rate: int = setting(
+        Kind.SIZE,
+        16 * MIB,
+        "bytes a second that may be copied forward to free old segments, beside a third of what else is written",
+        low=64 * KIB,
+        high=64 * GIB,
+    )
+    scrub_rate: int = setting(
+        Kind.SIZE,
+        MIB,
+        "bytes a second of the log that are read again and verified in the background; 0: none",
+        low=0,
+        high=GIB,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,22 +11,29 @@ from typing import Final
 
 from broker.budget import Account, Budget
 from broker.config import Settings
+from broker.core.backlog import SPILL_END, Backlog
 from broker.core.catalogue import Catalogue
+from broker.core.checkpoints import Checkpoints
+from broker.core.compaction import Compaction
 from broker.core.counters import Counters, Events
 from broker.core.destination import Kind
 from broker.core.intake import Intake
-from broker.core.jobs import Job, Timer, Write
+from broker.core.jobs import Job, Keep, Read, Timer, Write
 from broker.core.ledger import Ledger
 from broker.core.message import Message
+from broker.core.positions import Runs, Singles
 from broker.core.queue import Queue
 from broker.core.route import Route
+from broker.core.scrubbing import Scrubbing
 from broker.core.settling import Settling
-from broker.core.subscription import Subscription
+from broker.core.subscription import AckMode, Subscription
 from broker.core.topics import Topics
-from broker.journal import Batch, Journal
+from broker.errors import QueueDamaged
+from broker.journal import Batch, CheckpointFile, Damage, Journal, Record, Scrub
 from broker.system import Clock
 
 WITNESS_AFTER: Final = 0.25  # s without a write; then the last batch gets its witness (reliability.md 2.3)
+RETRY_AFTER: Final = 0.5  # s; then what could not be read for want of a file descriptor is tried again
 SWEEP_EVERY: Final = 60.0  # s; how often unused queues are looked for
 
 Sends = list[tuple[Route, list[bytes] | None, list[bytes]]]
@@ -37,18 +44,38 @@ Rejects = list[tuple[Queue, list[Message], bool, str]]  # queue, messages, wheth
 class Broker:
     """Puts the parts together, and owns the turn. Sessions call it; it calls them back as `Outlet`s only."""
 
-    def __init__(self, settings: Settings, clock: Clock, journal: Journal, budget: Budget, events: Events) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        journal: Journal,
+        budget: Budget,
+        events: Events,
+        checkpoints: CheckpointFile,
+        scrub: Scrub,
+    ) -> None:
         self.clock = clock
         self.journal = journal
         self.budget = budget
         self.counters = Counters()
         self.draining = False  # the broker is about to stop: nothing more is handed out
-        self._catalogue = Catalogue(settings.limits.queues, clock)
+        self._catalogue = Catalogue(settings.limits.queues, clock, budget.account("positions on disk"))
         self.queues = self._catalogue.by_name
         self.topics = Topics(budget, self.counters, events)
-        self._ledger = Ledger(journal, self._catalogue, self.topics)
+        self._ledger = Ledger(journal, self._catalogue, self.topics, budget.account("messages"))
         self._intake = Intake(self._ledger, self._catalogue, clock, self.counters)
+        self.backlog = Backlog(self._ledger, self._catalogue, budget, self.counters, events, self._intake.prefix)
         self._settling = Settling(self._ledger, self._catalogue, clock, self.counters, events)
+        storage = settings.storage
+        self._checkpoints = Checkpoints(
+            self._ledger, self._catalogue, clock, self.counters, events, storage, checkpoints
+        )
+        self._settling.on_move(self._checkpoints.moving)
+        self._compaction = Compaction(
+            self._ledger, self._catalogue, clock, self.counters, self._intake.prefix,
+            storage.compaction_rate, storage.segment_size,
+        )  # fmt: skip
+        self._scrubbing = Scrubbing(journal, clock, self.counters, events, scrub, storage.scrub_rate)
         self._account: Account = budget.account("journal")
         self._last_write = clock.monotonic()
         self._next_sweep = self._last_write + SWEEP_EVERY
@@ -89,9 +116,23 @@ class Broker:
             raise
         return self._ledger.end() or before
 
+    def restore(self, name: str, fresh: Runs, counted: Singles) -> None:
+        """A queue as a start found it, all of it on disk."""
+        queue = self._catalogue.add(name)
+        queue.stored, queue.counted = fresh, counted
+        queue.spilled = fresh.count > SPILL_END
+        for positions in (fresh, counted):
+            for number, count, size in positions.shares():
+                self._ledger.hold(number << 32, count, size)
+            for number in positions.note_numbers():
+                self._ledger.hold(number << 32, 1, 0)
+
     # --- subscriptions ------------------------------------------------------------------------------------------------
 
     def subscribe_queue(self, subscription: Subscription, queue: Queue) -> None:
+        """Raises QueueDamaged."""
+        if queue.damage:
+            raise QueueDamaged(f"{queue.name}: {queue.damage}")
         queue.attach(subscription)
         self._catalogue.dirty[queue] = None
 
@@ -104,16 +145,23 @@ class Broker:
 
         Returns the LSN of what was written about it, 0 for none. Raises StorageFailed.
         """
-        held = subscription.held  # these go with their transaction
-        messages = [message for id, message in subscription.in_flight.items() if id not in held]
-        subscription.in_flight.clear()
-        held.clear()
         queue = subscription.queue
+        in_flight, held = subscription.in_flight, subscription.held
         if queue is None:
+            in_flight.clear()
+            held.clear()
             self.topics.remove(subscription)
             return 0
         queue.detach(subscription)
         queue.idle_since = self.clock.monotonic()
+        queue.leaving = [each for each in queue.leaving if each.in_flight]
+        # What a transaction holds goes with it, and what went to `ack:auto` is settled when the kernel has it.
+        stays = in_flight if subscription.ack is AckMode.AUTO else {id: in_flight[id] for id in held}
+        messages = [message for id, message in in_flight.items() if id not in stays]
+        subscription.in_flight = stays
+        held.clear()
+        if stays:
+            queue.leaving.append(subscription)
         return self.give_back(queue, messages, failures=1 if lost else 0)
 
     def touch(self, queue: Queue | None) -> None:
@@ -131,14 +179,25 @@ class Broker:
     def turn(self) -> list[Job]:
         """Hand out what can be handed out, then say what is to be done outside. Raises StorageFailed."""
         self.topics.serve_slow()
+        backlog = self.backlog
+        backlog.turn += 1
+        jobs: list[Job] = []
         dirty = self._catalogue.dirty
         while dirty and not self.draining:
             queues = list(dirty)
             dirty.clear()
             for queue in queues:
                 if queue.subscriptions and not queue.gone:
-                    queue.dispatch(self._ledger)
-        jobs: list[Job] = []
+                    if queue.damage:
+                        self._turn_away(queue)
+                    else:
+                        queue.dispatch(backlog)
+            if not dirty:
+                backlog.relieve()
+                jobs += backlog.jobs()  # may find all that it wants in memory, and the queue dirty again
+        jobs += self._checkpoints.jobs()
+        jobs += self._compaction.jobs()
+        jobs += self._scrubbing.jobs()
         if (batch := self.journal.take_batch()) is not None:
             self._last_write = self.clock.monotonic()
             jobs.append(Write(batch))
@@ -146,10 +205,33 @@ class Broker:
         due = self._next_sweep
         if self.journal.needs_witness:
             due = min(due, self._last_write + WITNESS_AFTER)
+        for part in (self._checkpoints, self._compaction, self._scrubbing):
+            due = min(due, part.due or due)
+        if backlog.must_retry:
+            due = min(due, self.clock.monotonic() + RETRY_AFTER)
         if due != self._due:
             self._due = due
             jobs.append(Timer(due))
         return jobs
+
+    def _turn_away(self, queue: Queue) -> None:
+        """Its consumers hear why they get nothing more."""
+        for subscription in list(queue.subscriptions):
+            subscription.outlet.refuse(f"{queue.name}: {queue.damage}")
+
+    def read(self, job: Read, results: Sequence[Record | Damage]) -> None:
+        """The reader is through with this job. Raises StorageFailed."""
+        if not job.copying:
+            self.backlog.read(job, results)
+        elif (damage := self._compaction.read(job, results)) is not None:
+            self.backlog.close(*damage)
+        self._trim()
+
+    def kept(self, job: Keep, result: object, error: OSError | None) -> None:
+        """The keeper is through with this job: what it returned, or why it could not. Raises StorageFailed."""
+        if not (self._checkpoints.kept(job.task, error) or self._scrubbing.kept(job.task, result)):
+            raise RuntimeError(f"nobody asked for {job.task}")
+        self._trim()
 
     def written(self, batch: Batch, error: OSError | None) -> None:
         """The writer has run this batch. After an error nothing is receipted any more: `journal.failed` says so."""
@@ -159,7 +241,13 @@ class Broker:
         if journal.failed:
             return
         self._ledger.reached(journal.durable)
-        if dead := journal.dead_segments():
+        self.backlog.written()
+        self._trim()
+
+    def _trim(self) -> None:
+        """Segments at the old end that nobody needs go."""
+        journal = self.journal
+        if journal.failed is None and (dead := journal.dead_segments()):
             self._ledger.carry_marks({segment.number for segment in dead})
             journal.trim(dead)
 
@@ -170,6 +258,7 @@ class Broker:
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_EVERY
             self._catalogue.forget_idle()
+        self.backlog.retry()
         if self.journal.needs_witness and now >= self._last_write + WITNESS_AFTER:
             self.journal.append_witness()
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
+from broker.budget import Account
+from broker.core.destination import DEAD_LETTER_PREFIX
 from broker.core.queue import Queue
 from broker.errors import LimitReached
 from broker.system import Clock
@@ -14,12 +17,15 @@ QUEUE_IDLE: Final = 600.0  # s; a queue without messages and consumers is forgot
 class Catalogue:
     """Owns the queues by name. `dirty`: those that may have something to hand out."""
 
-    def __init__(self, most: int, clock: Clock) -> None:
+    def __init__(self, most: int, clock: Clock, positions: Account) -> None:
+        """positions: the account of what queues know of messages on disk."""
+        self._positions = positions
         self.by_name: dict[str, Queue] = {}
         self.dirty: dict[Queue, None] = {}
         self._most = most  # limits.queues
         self._clock = clock
         self._temporary: dict[str, list[Queue]] = {}  # by the token of their connection
+        self.forgotten: Callable[[Queue], None] = lambda queue: None  # hears of a queue before it goes
 
     def queue(self, name: str, owner: str = "") -> Queue:
         """The queue of that name, made if it is not there. Raises LimitReached."""
@@ -31,7 +37,8 @@ class Catalogue:
 
     def add(self, name: str, owner: str = "") -> Queue:
         """A new queue, past the limit as well: a dead letter has to go somewhere."""
-        queue = self.by_name[name] = Queue(name, owner)
+        dead = name.startswith(DEAD_LETTER_PREFIX)
+        queue = self.by_name[name] = Queue(name, self._positions, owner, dead=dead)
         queue.idle_since = self._clock.monotonic()
         if owner:
             self._temporary.setdefault(owner, []).append(queue)
@@ -63,5 +70,6 @@ class Catalogue:
 
     def _forget(self, queue: Queue) -> None:
         queue.gone = True
+        self.forgotten(queue)
         del self.by_name[queue.name]
         self.dirty.pop(queue, None)

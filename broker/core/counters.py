@@ -14,7 +14,8 @@ class Counters:
     """What an operator counts; only ever grows."""
 
     __slots__ = (
-        "acknowledged", "dead_lettered", "delivered", "dropped_replies", "dropped_slow", "received", "returned",
+        "acknowledged", "carried", "checkpoints", "damaged", "dead_lettered", "delivered", "dropped_replies",
+        "dropped_slow", "loaded", "received", "returned", "scrubbed", "spilled",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -24,4 +25,10 @@ class Counters:
         self.returned = 0
         self.dead_lettered = 0
         self.dropped_slow = 0  # topic messages that a slow subscriber did not get
+        self.spilled = 0  # times that a queue's messages went from memory to disk
+        self.loaded = 0  # messages read back from disk
+        self.carried = 0  # messages copied forward by compaction
+        self.checkpoints = 0
+        self.scrubbed = 0  # bytes of log that were read again and verified
+        self.damaged = 0  # places where the scrub found damage
         self.dropped_replies = 0  # sent to a temporary queue that is gone

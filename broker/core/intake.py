@@ -9,7 +9,8 @@ from broker.core.catalogue import Catalogue
 from broker.core.counters import Counters
 from broker.core.destination import Kind
 from broker.core.ledger import Ledger, Target
-from broker.core.message import Message
+from broker.core.message import MESSAGE_COST, Envelope, Message
+from broker.core.queue import Queue
 from broker.core.route import Route
 from broker.journal import RecordType, messages_payload
 from broker.system import Clock
@@ -52,23 +53,30 @@ class Intake:
         journal, ledger = self._journal, self._ledger
         seq = journal.take_seqs(count)
         envelope = route.envelope(self._clock.wall_ms(), self.prefix)
+        if ledger.gathering:
+            self._ask_mark(queue, seq + count - 1)
+            ledger.arrive_here(queue, self._gather(route, seq, owns, bodies))
+            return 0
+        if queue.spilled:
+            return self._publish_stored(queue, route, seq, owns, bodies)
         if queue.subscriptions and seq + count - 1 + (queue.step >> 1) > queue.mark_asked:
             # In the batch of the messages themselves, so that a quiet queue needs no second sync.
             ledger.ask_mark(queue, seq + count - 1 + queue.step)
-        if ledger.gathering:
-            ledger.arrive_here(queue, self._gather(route, seq, owns, bodies))
-            return 0
         if count == 1:
+            body = bodies[0]
             own = owns[0] if owns else b""
+            total = len(body) + len(own)
             lsn = journal.append(
                 RecordType.MESSAGES,
                 messages_payload(route.key, route.queues, route.head, envelope.stamp, seq, owns, bodies),
             )
             segment = journal.segment
             segment.live += 1
-            messages = [Message(seq, bodies[0], own, envelope, segment)]
+            segment.live_bytes += total
+            messages = [Message(seq, body, own, envelope, journal.place, total)]
         else:
             messages = []
+            total = 0
             for start, end in cut(bodies):
                 some = bodies if end - start == count else bodies[start:end]
                 mine = owns[start:end] if owns else None
@@ -76,19 +84,51 @@ class Intake:
                     RecordType.MESSAGES,
                     messages_payload(route.key, route.queues, route.head, envelope.stamp, seq, mine, some),
                 )
-                segment = journal.segment
-                segment.live += end - start
+                place, segment = journal.place, journal.segment
                 seqs = range(seq, seq + end - start)
                 if mine is None:
-                    messages += [Message(n, body, b"", envelope, segment) for n, body in zip(seqs, some, strict=True)]
-                else:
+                    sizes = list(map(len, some))
                     messages += [
-                        Message(n, body, own, envelope, segment)
-                        for n, body, own in zip(seqs, some, mine, strict=True)
+                        Message(n, body, b"", envelope, place, size)
+                        for n, body, size in zip(seqs, some, sizes, strict=True)
                     ]
+                else:
+                    sizes = [len(body) + len(own) for body, own in zip(some, mine, strict=True)]
+                    messages += [
+                        Message(n, body, own, envelope, place, size)
+                        for n, body, own, size in zip(seqs, some, mine, sizes, strict=True)
+                    ]
+                held = sum(sizes)
+                segment.live += end - start
+                segment.live_bytes += held
+                total += held
                 seq += end - start
+        ledger.memory.book(total + MESSAGE_COST * count)
         queue.pending += count
         ledger.waiting.append((lsn, queue, messages))
+        return lsn
+
+    def _ask_mark(self, queue: Queue, last: int) -> None:
+        if queue.subscriptions and last + (queue.step >> 1) > queue.mark_asked:
+            self._ledger.ask_mark(queue, last + queue.step)
+
+    def _publish_stored(
+        self, queue: Queue, route: Route, seq: int, owns: list[bytes] | None, bodies: list[bytes]
+    ) -> int:
+        """To a queue of which so much waits on disk already that these need not be kept in memory."""
+        journal, ledger = self._journal, self._ledger
+        stamp = route.envelope(self._clock.wall_ms(), self.prefix).stamp
+        lsn = 0
+        for start, end in cut(bodies):
+            some = bodies[start:end]
+            mine = owns[start:end] if owns else None
+            payload = messages_payload(route.key, route.queues, route.head, stamp, seq + start, mine, some)
+            lsn = journal.append(RecordType.MESSAGES, payload)
+            place = journal.place
+            size = sum(map(len, some)) + (sum(map(len, mine)) if mine else 0)
+            ledger.hold(place, end - start, size)
+            ledger.waiting.append((lsn, queue, (seq + start, place, (1 << (end - start)) - 1, size)))
+        queue.pending += len(bodies)
         return lsn
 
     def _gather(self, route: Route, seq: int, owns: list[bytes] | None, bodies: list[bytes]) -> list[Message]:
@@ -100,10 +140,16 @@ class Intake:
                 route.key, route.queues, route.head, envelope.stamp, seq + start, mine, bodies[start:end]
             )
             self._ledger.append(RecordType.MESSAGES, payload)
-        return [
-            Message(n, body, own, envelope, None)
-            for n, (body, own) in enumerate(zip(bodies, owns or [b""] * len(bodies), strict=True), seq)
+        return self._make(seq, owns, bodies, envelope)
+
+    def _make(self, seq: int, owns: list[bytes] | None, bodies: list[bytes], envelope: Envelope) -> list[Message]:
+        """Messages that have no record yet, or never will; booked as held in memory."""
+        both = zip(bodies, owns or [b""] * len(bodies), strict=True)
+        messages = [
+            Message(n, body, own, envelope, 0, len(body) + len(own)) for n, (body, own) in enumerate(both, seq)
         ]
+        self._ledger.memory.book(sum(message.size + MESSAGE_COST for message in messages))
+        return messages
 
     def _publish_volatile(self, route: Route, owns: list[bytes] | None, bodies: list[bytes]) -> int:
         target: Target | None = route.queue
@@ -116,11 +162,11 @@ class Intake:
             return DROPPED
         seq = self._journal.take_seqs(len(bodies))
         envelope = route.envelope(self._clock.wall_ms(), self._volatile_prefix)
-        if owns is None:
-            messages = [Message(n, body, b"", envelope, None) for n, body in enumerate(bodies, seq)]
+        if isinstance(target, str):
+            both = zip(bodies, owns or [b""] * len(bodies), strict=True)
+            messages = [Message(n, body, own, envelope, 0, 0) for n, (body, own) in enumerate(both, seq)]
         else:
-            both = zip(bodies, owns, strict=True)
-            messages = [Message(n, body, own, envelope, None) for n, (body, own) in enumerate(both, seq)]
+            messages = self._make(seq, owns, bodies, envelope)
         self._ledger.arrive(0, target, messages)
         return 0
 

@@ -1,28 +1,35 @@
-"""Between the core and the journal: what is written, and what waits until it is durable."""
+"""Between the core and the journal: what is written, what waits until it is durable, what each segment still holds."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
+from itertools import groupby
 
+from broker.budget import Account
 from broker.core.catalogue import Catalogue
-from broker.core.message import Message
+from broker.core.message import MESSAGE_COST, SETTLED, Message
+from broker.core.positions import Entry, Removed
 from broker.core.queue import Queue
 from broker.core.subscription import Outlet
 from broker.core.topics import Topics
-from broker.journal import Journal, RecordType, delivered_payload, transaction_payload
+from broker.journal import Journal, RecordType, delivered_payload, number_of, transaction_payload
 
 Target = Queue | str  # a queue, or the name of a topic
+Arrival = list[Message] | Entry  # an entry: a run that waits on disk as soon as it is visible
 
 
 class Ledger:
     """Owns everything that waits for an LSN: messages that are not visible yet, delivered marks, sessions' receipts.
 
-    waiting: (LSN, target, messages) in the order of the LSNs; `pending` of a queue counts its messages here.
+    waiting: (LSN, target, what arrives) in the order of the LSNs; `pending` of a queue counts its messages here.
+    memory: the account of messages in memory: MESSAGE_COST each, and the size of those that hold their bodies.
     """
 
-    def __init__(self, journal: Journal, catalogue: Catalogue, topics: Topics) -> None:
+    def __init__(self, journal: Journal, catalogue: Catalogue, topics: Topics, memory: Account) -> None:
         self.journal = journal
-        self.waiting: deque[tuple[int, Target, list[Message]]] = deque()
+        self.memory = memory
+        self.waiting: deque[tuple[int, Target, Arrival]] = deque()
         self._catalogue = catalogue
         self._topics = topics
         self._topics_waiting: dict[str, int] = {}  # how often a topic is in `waiting`
@@ -55,18 +62,23 @@ class Ledger:
         parts, self._parts = self._parts, None
         arrivals, self._arrivals = self._arrivals, []
         lsn = self.journal.append(RecordType.TRANSACTION, transaction_payload(parts)) if parts else 0
-        segment = self.journal.segment
+        place = self.journal.place
         for target, messages, here in arrivals:
             if here:
-                segment.live += len(messages)
                 for message in messages:
-                    message.segment = segment
+                    message.place = place
+                self.hold(place, len(messages), sum(message.size for message in messages))
+            elif parts:
+                self.noted(messages, place)
             self._wait(lsn, target, messages)
         return lsn
 
     def cancel(self) -> None:
         """Forget what was gathered: something went wrong in the middle of it."""
         self._parts = None
+        for _, messages, here in self._arrivals:
+            if here:
+                self.memory.book(-sum(message.size + MESSAGE_COST for message in messages))
         self._arrivals = []
 
     def arrive(self, lsn: int, target: Target, messages: list[Message]) -> None:
@@ -79,6 +91,15 @@ class Ledger:
     def arrive_here(self, queue: Queue, messages: list[Message]) -> None:
         """The same for messages whose record is part of the transaction that is gathered."""
         self._arrivals.append((queue, messages, True))
+
+    def noted(self, messages: list[Message], place: int) -> None:
+        """The record at `place` says why these became dead letters; it is needed as long as they are."""
+        for message in messages:
+            if message.place and message.envelope.extra and not message.envelope.note:
+                message.envelope.note = place
+        for message in messages:
+            if message.envelope.note == place:
+                self.hold(place, 1, 0)
 
     def _wait(self, lsn: int, target: Target, messages: list[Message]) -> None:
         if isinstance(target, str):
@@ -94,12 +115,73 @@ class Ledger:
         self.waiting.append((lsn or self.journal.lsn, target, messages))
 
     def _show(self, queue: Queue, messages: list[Message]) -> None:
-        if messages[0].deliveries:  # dead letters, one at a time
+        if queue.gone:
+            self.let_go_all(queue, messages)
+            return
+        if messages[0].deliveries:  # dead letters, which wait on disk
             for message in messages:
+                if message.place or message.deliveries == SETTLED:
+                    self.memory.book(-MESSAGE_COST)
                 queue.put_back(message)
         else:
-            queue.ready += messages
+            queue.show(messages)
         self._catalogue.dirty[queue] = None
+
+    def find_pending(self, queue: Queue, seq: int) -> Message | None:
+        """The message with this seq that is on its way to the queue as a dead letter."""
+        for _, target, messages in self.waiting:
+            if target is queue and type(messages) is list and messages[0].deliveries:
+                for message in messages:
+                    if message.seq == seq and message.deliveries != SETTLED:
+                        return message
+        return None
+
+    # --- what segments hold -------------------------------------------------------------------------------------------
+
+    def hold(self, place: int, count: int, size: int) -> None:
+        """So many messages whose record is at `place` are wanted; `size` is the bytes of their bodies and own lines."""
+        segment = self.journal.by_number[number_of(place)]
+        segment.live += count
+        segment.live_bytes += size
+
+    def let_go(self, place: int, count: int, size: int) -> None:
+        """They are not wanted any more."""
+        segment = self.journal.by_number[number_of(place)]
+        segment.live -= count
+        segment.live_bytes -= size
+
+    def let_go_all(self, queue: Queue, messages: list[Message]) -> list[int]:
+        """The same for messages of a queue. The seqs of those that the journal knows. Hot: once per run of ACKs."""
+        self.memory.book(-MESSAGE_COST * len(messages))
+        seqs = [message.seq for message in messages]
+        numbers = [message.place >> 32 for message in messages]
+        low = min(numbers)
+        if low and low == max(numbers) and not queue.dead:
+            segment = self.journal.by_number[low]
+            segment.live -= len(seqs)
+            segment.live_bytes -= sum([message.size for message in messages])
+            return seqs
+        for number, group in groupby(messages, lambda message: message.place >> 32):
+            if number:
+                some = list(group)
+                self.let_go(number << 32, len(some), sum(message.size for message in some))
+            else:
+                self.memory.book(-sum(message.size for message in group))
+        for message in messages:
+            if (note := message.envelope.note) and note != message.place:
+                self.let_go(note, 1, 0)
+        return [message.seq for message in messages if message.place]
+
+    def let_go_removed(self, removed: Iterable[Removed]) -> bool:
+        """The same for messages that were on disk; returns whether the journal knows any of them."""
+        known = False
+        for place, note, count, size in removed:
+            if place:
+                known = True
+                self.let_go(place, count, size)
+                if note and note != place:
+                    self.let_go(note, count, 0)
+        return known
 
     # --- waiting ------------------------------------------------------------------------------------------------------
 
@@ -135,18 +217,29 @@ class Ledger:
             dirty[queue] = None
         waiting = self.waiting
         while waiting and waiting[0][0] <= durable:
-            _, target, messages = waiting.popleft()
+            _, target, arrival = waiting.popleft()
             if isinstance(target, str):
                 self._topics_waiting[target] -= 1
                 if not self._topics_waiting[target]:
                     del self._topics_waiting[target]
-                self._topics.publish(target, messages)
+                if isinstance(arrival, list):
+                    self._topics.publish(target, arrival)
+            elif isinstance(arrival, list):
+                target.pending -= len(arrival)
+                self._show(target, arrival)
             else:
-                target.pending -= len(messages)
-                self._show(target, messages)
+                target.pending -= arrival[2].bit_count()
+                self._store(target, arrival)
         watchers = self._watchers
         told: dict[Outlet, None] = {}
         while watchers and watchers[0][0] <= durable:
             told[watchers.popleft()[1]] = None
         for outlet in told:
             outlet.durable(durable)
+
+    def _store(self, queue: Queue, entry: Entry) -> None:
+        """A run becomes visible, on disk: behind what is in the tail, which goes there first."""
+        if queue.tail:
+            self.memory.book(-queue.spill_tail())
+        queue.stored.add(*entry)
+        self._catalogue.dirty[queue] = None

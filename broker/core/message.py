@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from broker.journal import Segment
-
-SETTLED: Final = -1  # as `deliveries`: acknowledged late, still listed where it was last put
+MESSAGE_COST: Final = 240  # bytes that a message in memory costs beside its body and own lines, roughly
+SETTLED: Final = -1  # as `deliveries`: acknowledged late, still listed where it is in flight
 
 
 class Envelope:
@@ -14,11 +13,12 @@ class Envelope:
 
     destination: as the sender wrote it. head: header lines as they go out, in the sender's order, in STOMP 1.2's
     escaping. stamp: arrival in Unix ms, 0 where the sender gave a `timestamp` of its own. prefix: what stands before
-    `seq` in a message-id. extra: headers that the broker adds, e.g. those of a dead letter. wire: kept for the
-    session, which writes the lines once per protocol version.
+    `seq` in a message-id. extra: headers that the broker adds, e.g. those of a dead letter. note: the place of the
+    record that holds a dead letter's `extra`, 0 for others. wire: kept for the session, which writes the lines once
+    per protocol version.
     """
 
-    __slots__ = ("destination", "extra", "head", "prefix", "stamp", "wire")
+    __slots__ = ("destination", "extra", "head", "note", "prefix", "stamp", "wire")
 
     def __init__(
         self,
@@ -33,27 +33,31 @@ class Envelope:
         self.stamp = stamp
         self.prefix = prefix
         self.extra = extra
+        self.note = 0
         self.wire: dict[int, Any] = {}
 
 
 class Message:
-    """One message. A plain slotted class: there may be a million of them.
+    """One message in memory. A plain slotted class: there may be many of them.
 
     seq:        given at acceptance, kept wherever the message moves; gives its place in a queue.
+    body:       b"" from its delivery on, where it is on disk: a message in flight holds no body.
     own:        header lines of this message alone, or b"".
-    segment:    where its record lies; None where it is in memory only (`persistent:false`, topics).
+    place:      where its record lies in the log; 0 where it is in memory only (`persistent:false`, topics).
+    size:       bytes of its body and own lines.
     deliveries: how often a client may have got it before, not counting the delivery under way; or SETTLED.
     failures:   how many of those count towards the dead-letter queue.
     """
 
-    __slots__ = ("body", "deliveries", "envelope", "failures", "own", "segment", "seq")
+    __slots__ = ("body", "deliveries", "envelope", "failures", "own", "place", "seq", "size")
 
-    def __init__(self, seq: int, body: bytes, own: bytes, envelope: Envelope, segment: Segment | None) -> None:
+    def __init__(self, seq: int, body: bytes, own: bytes, envelope: Envelope, place: int, size: int) -> None:
         self.seq = seq
         self.body = body
         self.own = own
         self.envelope = envelope
-        self.segment = segment
+        self.place = place
+        self.size = size
         self.deliveries = 0
         self.failures = 0
 

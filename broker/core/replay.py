@@ -1,109 +1,204 @@
-"""From the records of the journal back to queues: what a start does before the first client may come in."""
+"""From the log back to queues: what a start does before the first client may come in."""
 
 from __future__ import annotations
 
-import json
-from collections import deque
-from typing import Any
+from collections.abc import Callable, Iterable
 
+from broker.budget import Account
 from broker.core.broker import Broker
-from broker.core.message import Envelope, Message
-from broker.core.queue import Queue
-from broker.core.settling import dead_envelope
-from broker.errors import DataDamaged
+from broker.core.positions import DELIVERIES_MAX, Entry, Runs, Singles, pack_counts, runs_of, unpack_counts
+from broker.errors import CheckpointDoubted, DataDamaged
 from broker.journal import (
     Acked,
+    CarriedRun,
     Delivered,
-    Messages,
+    Log,
+    Lost,
     Moved,
+    Part,
     RecordType,
     Replayed,
     Returned,
+    Run,
     delivered_payload,
     returned_payload,
 )
 
 
+def replayed(log: Log, positions: Account, tell: Callable[[int, int], None] = lambda records, messages: None) -> Replay:
+    """Everything that the log holds. A checkpoint that does not fit is left out, and the reading begins again.
+
+    positions: the account that they are booked on. tell: called now and then with how far it is. Raises what
+    `Log.replay` does.
+    """
+    replay = Replay(positions)
+    while True:
+        try:
+            for count, item in enumerate(log.replay(skim=True), 1):
+                replay.apply(item)
+                if not count & 0xFFF:
+                    tell(count, replay.message_count)
+            replay.check(log.numbers)
+            return replay
+        except CheckpointDoubted as error:
+            if log.checkpoint is None:
+                raise DataDamaged(str(error)) from error
+            log.doubt(str(error))
+            replay.forget()
+
+
 class _Restored:
-    """A queue while it is being replayed: its live messages by seq."""
+    """A queue while it is being replayed: where its live messages are."""
 
-    __slots__ = ("mark", "messages")
+    __slots__ = ("counted", "fresh", "mark")
 
-    def __init__(self) -> None:
-        self.messages: dict[int, Message] = {}
+    def __init__(self, account: Account) -> None:
+        self.fresh = Runs(account)
+        self.counted = Singles(account)
         self.mark = 0
+
+    def discard(self, first: int, last: int) -> None:
+        if self.fresh:
+            self.fresh.discard(first, last)
+        if self.counted:
+            self.counted.discard(first, last)
+
+    def take_out(self, first: int, last: int) -> list[Entry]:
+        """Every message from `first` to `last`, as entries of `Singles` with one message each; they are gone here."""
+        found: list[Entry] = []
+        for seq, place, mask, size in self.fresh.slice(first, last):
+            count = mask.bit_count()
+            for bit in range(mask.bit_length()):
+                if mask >> bit & 1:
+                    found.append((seq + bit, place, 0, pack_counts(0, 0, size // count)))
+        found += self.counted.slice(first, last)
+        self.discard(first, last)
+        return found
+
+    def flag(self) -> list[tuple[int, int, int, int]]:
+        """Whatever stands below the mark counts as delivered once: (first seq, last seq, 1, 0) for a record."""
+        flagged: list[tuple[int, int, int, int]] = []
+        for seq, place, mask, size in list(self.fresh.slice(0, self.mark)):
+            each = size // mask.bit_count()
+            for bit in range(mask.bit_length()):
+                if mask >> bit & 1:
+                    one = seq + bit
+                    self.counted.add(one, place, 0, pack_counts(1, 0, each))
+                    joins = flagged and flagged[-1][1] == one - 1
+                    flagged.append((flagged.pop()[0] if joins else one, one, 1, 0))
+        self.fresh.discard(0, self.mark)
+        return flagged
 
 
 class Replay:
-    """Feed it every record in order, then `finish`."""
+    """Feed it every item in order, then `finish`. positions: the account of the budget that they are booked on.
 
-    def __init__(self, log_id: bytes) -> None:
-        self._prefix = log_id.hex()[:12].encode() + b"-"
+    Everything that it is told sets or removes what is known of some messages, and later wins: so a checkpoint that
+    was taken while records went on being written is right once those are applied to it (journal-format.md).
+    """
+
+    def __init__(self, positions: Account) -> None:
+        self._account = positions
         self._queues: dict[bytes, _Restored] = {}
-        self._envelope: Envelope | None = None
 
     @property
     def message_count(self) -> int:
-        return sum(len(queue.messages) for queue in self._queues.values())
+        return sum(queue.fresh.count + queue.counted.count for queue in self._queues.values())
 
-    def apply(self, record: Replayed) -> None:
+    def forget(self) -> None:
+        """Begin anew: what was applied cannot be trusted."""
+        for queue in self._queues.values():
+            queue.fresh.clear()
+            queue.counted.clear()
+        self._queues.clear()
+
+    def apply(self, item: Replayed | Part) -> None:
         """Raises DataDamaged for a record that no writer of this version makes."""
-        value = record.value
-        if isinstance(value, Messages):
-            self._messages(value, record.segment)
-        elif isinstance(value, Acked):
-            messages = self._queue(value.queue).messages
+        if isinstance(item, Part):
+            self._part(item)
+            return
+        value = item.value
+        if isinstance(value, Run):
+            self._run(value, item.place)
+        elif isinstance(value, Acked | Lost):
+            queue = self._queue(value.queue)
             for first, last in value.seqs:
-                for seq in range(first, last + 1):
-                    if (message := messages.pop(seq, None)) is not None and message.segment is not None:
-                        message.segment.live -= 1
+                queue.discard(first, last)
         elif isinstance(value, Returned):
-            messages = self._queue(value.queue).messages
+            queue = self._queue(value.queue)
             for first, last, deliveries, failures in value.entries:
-                for message in _within(messages, first, last):
-                    message.deliveries = deliveries
-                    message.failures = failures
+                self._count(queue, queue, first, last, deliveries, failures, None)
         elif isinstance(value, Delivered):
             self._queue(value.queue).mark = value.seq
         elif isinstance(value, Moved):
-            self._moved(value)
+            source, target = self._queue(value.source), self._queue(value.target)
+            for first, last, deliveries, failures in value.entries:
+                self._count(source, target, first, last, deliveries, failures, item.place)
+        elif isinstance(value, CarriedRun):
+            self._carried(value, item.place)
         else:
-            raise DataDamaged(f"record {record.lsn} is of a kind that the broker does not know: {record.type!r}")
+            raise DataDamaged(f"record {item.lsn} is of a kind that the broker does not know: {item.type!r}")
 
     def _queue(self, name: bytes) -> _Restored:
         queue = self._queues.get(name)
         if queue is None:
-            queue = self._queues[name] = _Restored()
+            queue = self._queues[name] = _Restored(self._account)
         return queue
 
-    def _messages(self, value: Messages, segment: Any) -> None:
-        destination = value.destination.decode()
-        envelope = self._envelope
-        if (
-            envelope is None
-            or envelope.destination != destination
-            or envelope.head != value.head
-            or envelope.stamp != value.stamp_ms
-        ):
-            envelope = self._envelope = Envelope(destination, value.head, value.stamp_ms, self._prefix)
-        owns = value.owns
-        for name in value.queues or (value.destination,):
-            messages = self._queue(name).messages
-            for at, body in enumerate(value.bodies):
-                seq = value.first_seq + at
-                messages[seq] = Message(seq, body, owns[at] if owns else b"", envelope, segment)
-            segment.live += len(value.bodies)
+    def _part(self, part: Part) -> None:
+        queue = self._queue(part.queue)
+        queue.mark = max(queue.mark, part.mark)
+        try:
+            if part.fresh:
+                queue.fresh.load(part.fresh)
+            if part.counted:
+                queue.counted.load(part.counted)
+        except ValueError as error:
+            raise CheckpointDoubted(f"what it says of {part.queue!r} makes no sense: {error}") from error
 
-    def _moved(self, value: Moved) -> None:
-        source, target = self._queue(value.source), self._queue(value.target)
-        extra = [(name, text) for name, text in json.loads(value.note)]
-        for first, last, deliveries, failures in value.entries:
-            for message in _within(source.messages, first, last):
-                del source.messages[message.seq]
-                message.envelope = dead_envelope(message.envelope, value.target.decode(), extra)
-                message.deliveries = deliveries
-                message.failures = failures
-                target.messages[message.seq] = message
+    def _run(self, value: Run, place: int) -> None:
+        first, count = value.first_seq, len(value.sizes)
+        for name in value.queues or (value.destination,):
+            queue = self._queue(name)
+            queue.discard(first, first + count - 1)
+            queue.fresh.add(first, place, (1 << count) - 1, sum(value.sizes))
+
+    @staticmethod
+    def _count(
+        source: _Restored, target: _Restored, first: int, last: int, deliveries: int, failures: int, note: int | None
+    ) -> None:
+        """New counts for messages of `source`, which are in `target` from here on; note: None leaves it."""
+        for seq, place, old, counts in source.take_out(first, last):
+            size = unpack_counts(counts)[2]
+            target.counted.discard(seq, seq)
+            kept = old if note is None else note
+            target.counted.add(seq, place, kept, pack_counts(min(deliveries, DELIVERIES_MAX), failures, size))
+
+    def _carried(self, value: CarriedRun, place: int) -> None:
+        queue = self._queue(value.queue)
+        fresh: list[tuple[int, int, int]] = []
+        for (seq, deliveries, failures), size in zip(value.entries, value.sizes, strict=True):
+            queue.discard(seq, seq)
+            if deliveries or failures or value.note:
+                note = place if value.note else 0
+                queue.counted.add(seq, place, note, pack_counts(deliveries, failures, size))
+            else:
+                fresh.append((seq, place, size))
+        for entry in runs_of(fresh):
+            queue.fresh.add(*entry)
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def check(self, known: Iterable[int]) -> None:
+        """Every message must lie in one of the segments with these numbers. Raises CheckpointDoubted: the log alone
+        cannot say otherwise.
+        """
+        numbers = set(known)
+        for key, queue in self._queues.items():
+            for positions in (queue.fresh, queue.counted):
+                named = {number for number, _, _ in positions.shares()} | set(positions.note_numbers())
+                if lost := named - numbers:
+                    raise CheckpointDoubted(f"messages of {key!r} lie in segment {min(lost)}, which is not there")
 
     def finish(self, broker: Broker, *, clean: bool) -> None:
         """Give the queues to the broker.
@@ -113,38 +208,14 @@ class Replay:
         """
         journal = broker.journal
         for key, restored in self._queues.items():
-            if not restored.messages:
+            fresh, counted = restored.fresh, restored.counted
+            if not (fresh or counted):
                 continue
-            queue = Queue(key.decode())
-            queue.idle_since = broker.clock.monotonic()
-            broker.queues[queue.name] = queue
-            ordered = [restored.messages[seq] for seq in sorted(restored.messages)]
-            flagged: list[Message] = []
-            if not clean:
-                flagged = [m for m in ordered if m.seq <= restored.mark and not m.deliveries]
-                for message in flagged:
-                    message.deliveries = 1
-            queue.returned = [(m.seq, m) for m in ordered if m.deliveries]  # sorted, so it is a heap
-            queue.ready = deque(m for m in ordered if not m.deliveries)
-            if flagged:
-                # One entry for each stretch of the queue without another count in between.
-                entries: list[tuple[int, int, int, int]] = []
-                marked = {m.seq for m in flagged}
-                previous = False
-                for message in ordered:
-                    if message.seq in marked:
-                        first = entries.pop()[0] if previous else message.seq
-                        entries.append((first, message.seq, 1, 0))
-                    previous = message.seq in marked
-                journal.append(RecordType.RETURNED, returned_payload(queue.key, entries))
-            if restored.mark >= ordered[0].seq:
+            first = min(positions.first for positions in (fresh, counted) if positions)
+            if not clean and (flagged := restored.flag()):
+                journal.append(RecordType.RETURNED, returned_payload(key, flagged))
+            if restored.mark >= first:
                 # What the old mark said is said by the counts now; a new one comes with the next delivery.
-                journal.append(RecordType.DELIVERED, delivered_payload(queue.key, 0))
-
-
-def _within(messages: dict[int, Message], first: int, last: int) -> list[Message]:
-    if first == last:
-        return [messages[first]] if first in messages else []
-    if last - first < 2 * len(messages):
-        return [messages[seq] for seq in range(first, last + 1) if seq in messages]
-    return [message for seq, message in messages.items() if first <= seq <= last]
+                journal.append(RecordType.DELIVERED, delivered_payload(key, 0))
+            broker.restore(key.decode(), fresh, counted)
+        self._queues.clear()

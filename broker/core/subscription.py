@@ -48,6 +48,9 @@ class Outlet(Protocol):
     def durable(self, lsn: int) -> None:
         """The journal is synced up to `lsn`: receipts that waited for it may go out."""
 
+    def refuse(self, text: str) -> None:
+        """The queue of one of its subscriptions cannot be served any more; `text` says why."""
+
 
 class Subscription:
     """Owns its credit and the map from message-id to message, which is the only in-flight record.

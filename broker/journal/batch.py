@@ -53,12 +53,13 @@ class Roll:
 class Batch:
     """Records that become durable together.
 
-    first_lsn, last_lsn: what is in it. sync: whether it ends with a sync. synced_lsn: highest LSN that is
+    first_lsn, last_lsn: what is in it. end: the place behind it. sync: whether it ends with a sync. synced_lsn: highest LSN that is
     on the medium when the batch is done. unlink: segments to remove after the sync, oldest first. prepare:
     (path, bytes) of a segment to make ready for the next roll, or None.
     """
 
     __slots__ = (
+        "end",
         "first_lsn",
         "last_lsn",
         "must_sync",
@@ -72,6 +73,7 @@ class Batch:
 
     def __init__(self, first_lsn: int) -> None:
         self.steps: list[Append | Roll] = []
+        self.end = 0
         self.first_lsn = first_lsn
         self.last_lsn = first_lsn - 1
         self.size = 0

@@ -14,6 +14,10 @@ from broker.system import Disk, Handle
 LOCK_NAME: Final = "LOCK"
 META_NAME: Final = "META"
 LOG_NAME: Final = "log"
+CHECKPOINTS_NAME: Final = "ckpt"
+QUARANTINE_NAME: Final = "quarantine"
+# META of a backup until everything else of it is on the disk (broker/journal/backup.py).
+UNFINISHED: Final = b"This backup is not complete: stompd backup did not come to its end.\n"
 _TMP: Final = re.compile(r"[0-9]{20}\.seg\.tmp")
 _READ_BYTES: Final = 1024 * 1024
 
@@ -29,7 +33,7 @@ class Found:
 
 def take_folder(disk: Disk, data_dir: str) -> Handle:
     """Makes the folders where they are missing and takes the lock. Raises DataDirInUse, OSError."""
-    _ensure_dir(disk, data_dir)
+    ensure_dir(disk, data_dir)
     try:
         lock = disk.lock(join_path(data_dir, LOCK_NAME))
     except BlockingIOError as error:
@@ -46,7 +50,7 @@ def survey(disk: Disk, data_dir: str) -> Found:
 
     | META | segments          | meaning                                       |
     |------|-------------------|-----------------------------------------------|
-    | no   | none              | first start                                   |
+    | no   | none              | first start, unless there is a checkpoint     |
     | no   | one without bytes | first start that a crash cut short: once more |
     | no   | any other         | META is lost: damage                          |
     | yes  | none              | the log is lost: damage                       |
@@ -57,6 +61,9 @@ def survey(disk: Disk, data_dir: str) -> Found:
     log_names = disk.list_dir(log_dir) if LOG_NAME in names else []
     numbers = sorted(number for name in log_names if (number := segment_number(name)) is not None)
     leftovers = [join_path(log_dir, name) for name in log_names if _TMP.fullmatch(name)]
+    checkpoints_dir = join_path(data_dir, CHECKPOINTS_NAME)
+    checkpoints = disk.list_dir(checkpoints_dir) if CHECKPOINTS_NAME in names else []
+    leftovers += [join_path(checkpoints_dir, name) for name in checkpoints if name.endswith(TMP_SUFFIX)]
     if META_NAME + TMP_SUFFIX in names:
         leftovers.append(join_path(data_dir, META_NAME + TMP_SUFFIX))
     if META_NAME not in names:
@@ -65,13 +72,22 @@ def survey(disk: Disk, data_dir: str) -> Found:
                 f"{join_path(data_dir, META_NAME)} is missing, but {log_dir} holds records. "
                 "Restore the file from a backup of this folder"
             )
+        if any(not name.endswith(TMP_SUFFIX) for name in checkpoints):
+            # They are made long after META: there was a log, and nothing of it is left.
+            raise DataDamaged(
+                f"{join_path(data_dir, META_NAME)} and the segments are missing, but there are checkpoints in "
+                f"{checkpoints_dir}. Restore this folder from a backup, or start with another data_dir"
+            )
         return Found(None, numbers, leftovers)
     meta_path = join_path(data_dir, META_NAME)
     handle = disk.open(meta_path)
     try:
-        meta = Meta.unpack(disk.read(handle, META_BYTES + 1, 0), meta_path)
+        data = disk.read(handle, max(META_BYTES + 1, len(UNFINISHED)), 0)
     finally:
         disk.close(handle)
+    if data == UNFINISHED:
+        raise DataDamaged(f"{meta_path}: this is a backup that did not come to its end; it cannot be used")
+    meta = Meta.unpack(data, meta_path)
     if not numbers:
         raise DataDamaged(
             f"{log_dir} holds no segment, but {meta_path} says that there was a log. "
@@ -96,7 +112,7 @@ def _is_empty(disk: Disk, log_dir: str, log_names: list[str]) -> bool:
 
 def make_log_dir(disk: Disk, data_dir: str) -> str:
     log_dir = join_path(data_dir, LOG_NAME)
-    _ensure_dir(disk, log_dir)
+    ensure_dir(disk, log_dir)
     return log_dir
 
 
@@ -113,8 +129,8 @@ def write_meta(disk: Disk, data_dir: str, meta: Meta) -> None:
     disk.sync_dir(data_dir)
 
 
-def _ensure_dir(disk: Disk, path: str) -> None:
-    """mkdir, fsync of the folder, fsync of its parent; the same for parents that are missing."""
+def ensure_dir(disk: Disk, path: str) -> None:
+    """mkdir, fsync of the folder, fsync of its parent; the same for parents that are missing. Raises OSError."""
     path = path.rstrip("/") or "/"
     parent = path.rpartition("/")[0] or ("/" if path.startswith("/") else ".")
     made = True
@@ -125,7 +141,7 @@ def _ensure_dir(disk: Disk, path: str) -> None:
     except FileNotFoundError:
         if parent == path:
             raise
-        _ensure_dir(disk, parent)
+        ensure_dir(disk, parent)
         disk.make_dir(path)
     disk.sync_dir(path)
     try:

@@ -16,7 +16,7 @@ from zlib import crc32
 from broker.errors import StorageFailed
 from broker.journal.batch import Append, Batch, Roll, StorageSettings
 from broker.journal.records import COPY_MAX, HEADER, HEADER_BYTES, RecordType
-from broker.journal.segment import SEGMENT_HEADER_BYTES, Segment, SegmentHeader, segment_name
+from broker.journal.segment import SEGMENT_HEADER_BYTES, Segment, SegmentHeader, place_of, segment_name
 from broker.journal.state import SEAL_BYTES, STATE_BYTES, Seal, State, seal_payload, state_payload
 from broker.journal.writer import join_path, tmp_name
 from broker.system import Clock
@@ -42,8 +42,9 @@ class Journal:
     lsn:       the last LSN given. durable:   highest LSN whose record may be receipted; it is synced,
     unless the configuration says otherwise. synced:    highest LSN known to be on the medium; every record
     carries it (reliability.md 2.3). segment:   where the record appended last lies. queued:    bytes
-    appended and not yet done, waiting or at the writer. failed:    set once and for ever when a batch
-    failed.
+    appended and not yet done, waiting or at the writer. written:   bytes that are done, since the start.
+    readable:  records at places below this one are in their files. failed:    set once and for ever when a
+    batch failed.
     """
 
     def __init__(
@@ -71,6 +72,8 @@ class Journal:
         self.durable = self.synced = self.lsn
         self.failed: StorageFailed | None = None
         self.queued = 0
+        self.written = 0
+        self.readable = 0
         self.segments: deque[Segment] = deque(segments)
         self.by_number: dict[int, Segment] = {segment.number: segment for segment in self.segments}
         self._ready: deque[Batch] = deque()
@@ -208,6 +211,7 @@ class Journal:
         segment.last_lsn, segment.end = self.lsn, self._offset
         batch = self._batch
         batch.last_lsn = self.lsn
+        batch.end = place_of(segment.number, self._offset)
         step = batch.steps[-1]
         if isinstance(step, Append):
             step.size = self._offset - step.offset
@@ -270,20 +274,32 @@ class Journal:
             return False
         return self._clock.monotonic() - self._last_sync >= self._settings.interval
 
+    @property
+    def syncs(self) -> bool:
+        """Whether each batch ends with a sync."""
+        return self._settings.fsync == "always"
+
     def done(self, batch: Batch, error: OSError | None) -> None:
         """The writer is through with `batch`. After an error no receipt leaves and nothing is tried again."""
         if batch is not self._at_writer:
             raise RuntimeError("this batch is not at the writer")
         self._at_writer = None
         if error is not None:
-            self.failed = StorageFailed(f"writing the log in {self._log_dir} failed: {error}")
-            self.failed.__cause__ = error
+            self.fail(error)
             return
         self.queued -= batch.size
+        self.written += batch.size
+        self.readable = batch.end
         self.durable = batch.last_lsn
         self.synced = max(self.synced, batch.synced_lsn)
         if batch.sync:
             self._last_sync = self._clock.monotonic()
+
+    def fail(self, error: OSError) -> None:
+        """The medium cannot be trusted any more: nothing is written or receipted from here on."""
+        if self.failed is None:
+            self.failed = StorageFailed(f"writing to the data folder of {self._log_dir} failed: {error}")
+            self.failed.__cause__ = error
 
     # ----------------------------------------------------------------------------- witnesses, trimming, state
 

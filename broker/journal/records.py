@@ -1,8 +1,7 @@
 """Records, bytes <-> values, pure. docs/journal-format.md has the same, byte by byte.
 
-An encoder gives a payload as a list of buffers, so that big bodies go to the disk without being copied;
-decoders take a buffer and the payload's place in it, so that a body is cut out of what was read exactly
-once.
+An encoder gives a payload as a list of buffers; decoders take a buffer and the payload's place in it. Runs
+of messages are in `runs.py`; whoever needs records finds all of them here.
 """
 
 from __future__ import annotations
@@ -12,16 +11,33 @@ from dataclasses import dataclass
 from enum import IntEnum
 from struct import Struct
 from struct import error as StructError
-from typing import Final, NamedTuple
+from typing import Final
 
 from broker.errors import DataDamaged, FormatNotKnown
+from broker.journal.runs import (
+    COPY_MAX,
+    RUN_MAX,
+    Carried,
+    CarriedRun,
+    Messages,
+    Run,
+    carried_payload,
+    decode_carried,
+    decode_messages,
+    messages_payload,
+    skim_carried,
+    skim_messages,
+)
+
+__all__ = [
+    "COPY_MAX", "DECODERS", "HEADER", "HEADER_BYTES", "RUN_MAX", "SKIMMERS", "STATE_TYPES", "TYPES", "Acked",
+    "Carried", "CarriedRun", "Delivered", "Lost", "Messages", "Moved", "RecordType", "Returned", "Run",
+    "Value", "acked_payload", "carried_payload", "decode", "delivered_payload", "lost_payload",
+    "messages_payload", "moved_payload", "returned_payload", "skim", "transaction_payload",
+]  # fmt: skip
 
 HEADER: Final = Struct("<IIIHHQQ")  # length, crc, crc of the record before, type, flags, lsn, synced lsn
 HEADER_BYTES: Final = 32
-RUN_MAX: Final = 64  # messages in one record: what one flipped bit can cost
-COPY_MAX: Final = (
-    4096  # bytes; a larger body is a buffer of its own, a smaller one is cheaper copied than gathered
-)
 
 
 class RecordType(IntEnum):
@@ -37,29 +53,21 @@ class RecordType(IntEnum):
     EPOCH = 8
     SEAL = 9
     WITNESS = 10
-
-
-class Messages(
-    NamedTuple
-):  # one for each record of a backlog: a frozen dataclass takes twice as long to make
-    """A run of messages that share `head`; the message at index i has the seq `first_seq + i`.
-
-    queues: names of the queues that got it; () = the one called `destination`. stamp_ms: Unix time of
-    acceptance.
-    """
-
-    destination: bytes
-    queues: tuple[bytes, ...]
-    head: bytes
-    stamp_ms: int
-    first_seq: int
-    owns: list[bytes] | None
-    bodies: list[bytes]
+    CARRIED = 11
+    LOST = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Acked:
     """Messages of `queue` that are gone for good. seqs: ranges (first, last), both included."""
+
+    queue: bytes
+    seqs: list[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Messages of `queue` that an operator gave up. seqs: ranges (first, last), both included."""
 
     queue: bytes
     seqs: list[tuple[int, int]]
@@ -93,122 +101,14 @@ class Moved:
     note: bytes
 
 
-Value = Messages | Acked | Returned | Delivered | Moved
+# Run and CarriedRun come from a skim only, in the place of Messages and Carried.
+Value = Messages | Acked | Returned | Delivered | Moved | Carried | Lost | Run | CarriedRun
+Decoder = Callable[[bytes, int, int], Value]
 
 
-# --------------------------------------------------------------------------------------------------- MESSAGES
+# -------------------------------------------------------------------- ACKED, LOST, RETURNED, DELIVERED, MOVED
 
-_FIXED: Final = Struct("<QQIIHHHH")  # first seq, stamp, head, queues, count, destination, options, flags
-_fixed = _FIXED.pack
-_FIXED_ONE: Final = Struct("<QQIIHHHHI")  # the same and the first body's size
-_fixed_one = _FIXED_ONE.pack
-_one = _FIXED_ONE.unpack_from
-_ONE_SIZE: Final = _FIXED_ONE.size
-_U16: Final = Struct("<H")
-_U64: Final = Struct("<Q")
-_U32S: Final = [Struct(f"<{n}I") for n in range(RUN_MAX + 1)]
-_sizes = [s.pack for s in _U32S]
-_FLAG_OWNS: Final = 1
 _join = b"".join
-
-
-def messages_payload(
-    destination: bytes,
-    queues: Sequence[bytes],
-    head: bytes,
-    stamp_ms: int,
-    first_seq: int,
-    owns: list[bytes] | None,
-    bodies: list[bytes],
-) -> list[bytes]:
-    """One run of 1 to 64 messages. Raises ValueError for another count, struct.error where a size does not
-    fit.
-    """
-    if len(bodies) == 1 and owns is None and not queues:  # the path of every message that comes alone
-        body = bodies[0]
-        fixed = _fixed_one(first_seq, stamp_ms, len(head), 0, 1, len(destination), 0, 0, len(body))
-        if len(body) <= COPY_MAX:
-            return [_join((fixed, destination, head, body))]
-        return [_join((fixed, destination, head)), body]
-    count = len(bodies)
-    if not 1 <= count <= RUN_MAX or (owns is not None and len(owns) != count):
-        raise ValueError(
-            f"a run has 1 to {RUN_MAX} messages, got {count} bodies and owns for {owns and len(owns)}"
-        )
-    names = _join([_U16.pack(len(name)) + name for name in queues]) if queues else b""
-    sizes = list(map(len, bodies))
-    if owns is None:
-        parts = [
-            _fixed(first_seq, stamp_ms, len(head), len(names), count, len(destination), 0, 0),
-            _sizes[count](*sizes),
-            destination,
-            names,
-            head,
-        ]
-    else:
-        parts = [
-            _fixed(first_seq, stamp_ms, len(head), len(names), count, len(destination), 0, _FLAG_OWNS),
-            _sizes[count](*sizes),
-            _sizes[count](*map(len, owns)),
-            destination,
-            names,
-            head,
-            *owns,
-        ]
-    if max(sizes) <= COPY_MAX:
-        parts += bodies
-        return [_join(parts)]
-    return [_join(parts), *bodies]
-
-
-def decode_messages(data: bytes, start: int, end: int) -> Messages:
-    (first_seq, stamp_ms, head_size, names_size, count, dest_size, options, flags, size) = _one(data, start)
-    if count == 1 and not (names_size or options or flags):  # one that came alone, as in messages_payload
-        at = start + _ONE_SIZE
-        head = at + dest_size
-        body = head + head_size
-        if body + size != end:
-            raise DataDamaged("the sizes in a MESSAGES record do not add up")
-        return Messages(data[at:head], (), data[head:body], stamp_ms, first_seq, None, [data[body:end]])
-    if options or flags & ~_FLAG_OWNS:
-        raise FormatNotKnown(
-            f"a MESSAGES record has {options} bytes of options and flags {flags:#x}, which are not known"
-        )
-    if not 1 <= count <= RUN_MAX:
-        raise DataDamaged(f"a MESSAGES record holds {count} messages, 1 to {RUN_MAX} are possible")
-    at = start + _FIXED.size
-    sizes = _U32S[count].unpack_from(data, at)
-    at += 4 * count
-    own_sizes: tuple[int, ...] = ()
-    if flags & _FLAG_OWNS:
-        own_sizes = _U32S[count].unpack_from(data, at)
-        at += 4 * count
-    if at + dest_size + names_size + head_size + sum(own_sizes) + sum(sizes) != end:
-        raise DataDamaged("the sizes in a MESSAGES record do not add up")
-    destination = data[at : (at := at + dest_size)]
-    queues: tuple[bytes, ...] = ()
-    if names_size:
-        queues = _decode_names(data, at, at + names_size)
-        at += names_size
-    shared = data[at : (at := at + head_size)]
-    owns = [data[at : (at := at + size)] for size in own_sizes] if own_sizes else None
-    bodies = [data[at : (at := at + size)] for size in sizes]
-    return Messages(destination, queues, shared, stamp_ms, first_seq, owns, bodies)
-
-
-def _decode_names(data: bytes, at: int, end: int) -> tuple[bytes, ...]:
-    names = []
-    while at < end:
-        (size,) = _U16.unpack_from(data, at)
-        at += 2
-        names.append(data[at : at + size])
-        at += size
-    if at != end:
-        raise DataDamaged("the queue names in a MESSAGES record do not add up")
-    return tuple(names)
-
-
-# -------------------------------------------------------------------------- ACKED, RETURNED, DELIVERED, MOVED
 
 _ACKED: Final = Struct("<HHI")  # size of the queue's name, kind, count
 _ONE_RANGE: Final = Struct("<HHIQQ")
@@ -249,6 +149,19 @@ def _ranges(seqs: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def decode_acked(data: bytes, start: int, end: int) -> Acked:
+    return Acked(*_decode_ranges(data, start, end, "ACKED"))
+
+
+def lost_payload(queue: bytes, seqs: Sequence[int]) -> list[bytes]:
+    """Like ACKED, byte for byte; only the type says who gave the messages up."""
+    return acked_payload(queue, seqs)
+
+
+def decode_lost(data: bytes, start: int, end: int) -> Lost:
+    return Lost(*_decode_ranges(data, start, end, "LOST"))
+
+
+def _decode_ranges(data: bytes, start: int, end: int, type: str) -> tuple[bytes, list[tuple[int, int]]]:
     name_size, kind, count = _ACKED.unpack_from(data, start)
     at = start + _ACKED.size
     if kind == _KIND_RANGES:
@@ -259,10 +172,10 @@ def decode_acked(data: bytes, start: int, end: int) -> Acked:
         seqs = [(seq, seq) for seq in Struct(f"<{count}Q").unpack_from(data, at)]
         at += 8 * count
     else:
-        raise FormatNotKnown(f"an ACKED record is of kind {kind}, which is not known")
+        raise FormatNotKnown(f"a record of type {type} is of kind {kind}, which is not known")
     if at + name_size != end:
-        raise DataDamaged("the sizes in an ACKED record do not add up")
-    return Acked(data[at:end], seqs)
+        raise DataDamaged(f"the sizes in a record of type {type} do not add up")
+    return data[at:end], seqs
 
 
 def returned_payload(queue: bytes, entries: Sequence[tuple[int, int, int, int]]) -> list[bytes]:
@@ -344,7 +257,9 @@ def transaction_payload(parts: Sequence[tuple[RecordType, list[bytes]]]) -> list
     return merged
 
 
-def decode_transaction(data: bytes, start: int, end: int) -> list[tuple[RecordType, Value]]:
+def decode_transaction(
+    data: bytes, start: int, end: int, decoders: dict[int, Decoder]
+) -> list[tuple[RecordType, Value]]:
     count, reserved = _COUNT.unpack_from(data, start)
     if reserved:
         raise FormatNotKnown(f"a TRANSACTION record has flags {reserved:#x}, which are not known")
@@ -353,14 +268,14 @@ def decode_transaction(data: bytes, start: int, end: int) -> list[tuple[RecordTy
     for _ in range(count):
         kind, flags, size = _PART.unpack_from(data, at)
         at += _PART.size
-        decode = DECODERS.get(kind)
-        if decode is None or flags:
+        decoder = decoders.get(kind)
+        if decoder is None or flags:
             raise FormatNotKnown(
                 f"a part of a TRANSACTION has type {kind} and flags {flags:#x}, which are not known"
             )
         if at + size > end:
             raise DataDamaged("the sizes in a TRANSACTION record do not add up")
-        found.append((TYPES[kind], decode(data, at, at + size)))
+        found.append((TYPES[kind], decoder(data, at, at + size)))
         at += size
     if at != end:
         raise DataDamaged("the sizes in a TRANSACTION record do not add up")
@@ -368,12 +283,19 @@ def decode_transaction(data: bytes, start: int, end: int) -> list[tuple[RecordTy
 
 
 # What a record of each type that the core wrote is read with.
-DECODERS: Final[dict[int, Callable[[bytes, int, int], Value]]] = {
+DECODERS: Final[dict[int, Decoder]] = {
     RecordType.MESSAGES: decode_messages,
     RecordType.ACKED: decode_acked,
     RecordType.RETURNED: decode_returned,
     RecordType.DELIVERED: decode_delivered,
     RecordType.MOVED: decode_moved,
+    RecordType.CARRIED: decode_carried,
+    RecordType.LOST: decode_lost,
+}
+SKIMMERS: Final[dict[int, Decoder]] = {
+    **DECODERS,
+    RecordType.MESSAGES: skim_messages,
+    RecordType.CARRIED: skim_carried,
 }
 STATE_TYPES: Final = frozenset((RecordType.TRIM, RecordType.EPOCH, RecordType.WITNESS))
 
@@ -381,7 +303,9 @@ STATE_TYPES: Final = frozenset((RecordType.TRIM, RecordType.EPOCH, RecordType.WI
 TYPES: Final = {int(kind): kind for kind in RecordType}  # quicker than RecordType(...)
 
 
-def decode(kind: int, data: bytes, start: int, end: int) -> list[tuple[RecordType, Value]]:
+def decode(
+    kind: int, data: bytes, start: int, end: int, decoders: dict[int, Decoder] = DECODERS
+) -> list[tuple[RecordType, Value]]:
     """What the record says to the core: [(type, value), ...]; a TRANSACTION gives its parts, the journal's
     own none.
 
@@ -389,12 +313,17 @@ def decode(kind: int, data: bytes, start: int, end: int) -> list[tuple[RecordTyp
     up.
     """
     try:
-        if (decoder := DECODERS.get(kind)) is not None:
+        if (decoder := decoders.get(kind)) is not None:
             return [(TYPES[kind], decoder(data, start, end))]
         if kind == RecordType.TRANSACTION:
-            return decode_transaction(data, start, end)
+            return decode_transaction(data, start, end, decoders)
     except StructError as error:
         raise DataDamaged(f"a record of type {kind} is too short for what it says ({error})") from error
     if kind in STATE_TYPES or kind == RecordType.SEAL:
         return []
     raise FormatNotKnown(f"a record has type {kind}, which this version does not know")
+
+
+def skim(kind: int, data: bytes, start: int, end: int) -> list[tuple[RecordType, Value]]:
+    """Like `decode`, but MESSAGES gives a Run and CARRIED a CarriedRun: no body is cut out."""
+    return decode(kind, data, start, end, SKIMMERS)

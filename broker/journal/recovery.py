@@ -1,27 +1,31 @@
 """From the files of a data folder to a running journal (reliability.md 2.5).
 
 log = open_log(disk, data_dir, settings, clock, rng)    # lock, META
-for item in log.replay(): ...                           # every record, verified
+for item in log.replay(): ...                           # a checkpoint's parts, then every record behind it, verified
 journal, writer = log.start()                           # a new segment and an EPOCH record, synced
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from contextlib import contextmanager, suppress
+from typing import Final, Literal, overload
 from zlib import crc32
 
 from broker.errors import DataDamaged, StompdError, StorageFailed
 from broker.journal.batch import Batch, StorageSettings
+from broker.journal.checkpoint import Basis, CheckpointFile, Part
+from broker.journal.findings import End, Replayed, Seen, Summary
 from broker.journal.folder import Found, make_log_dir, survey, take_folder, write_meta
 from broker.journal.journal import SEQ_JUMP, Journal
-from broker.journal.records import STATE_TYPES, Messages, RecordType, Value, decode
+from broker.journal.reader import Reader
+from broker.journal.records import DECODERS, HEADER_BYTES, SKIMMERS, STATE_TYPES, Messages, RecordType, Run, decode
 from broker.journal.scan import Beyond, Scan, look_beyond, queues_at
-from broker.journal.segment import SEGMENT_HEADER_BYTES, Meta, Segment, SegmentHeader, segment_name
-from broker.journal.state import State, decode_state
-from broker.journal.verdict import Case, Evidence, Later, Length, Named, Rest, Verdict, judge
+from broker.journal.scrub import Scrub
+from broker.journal.segment import SEGMENT_HEADER_BYTES, Meta, Segment, SegmentHeader, place_of, segment_name
+from broker.journal.shortcut import Shortcuts
+from broker.journal.state import decode_state
+from broker.journal.verdict import Case, Evidence, Later, Length, Named, Rest, Verdict, Vouched, judge
 from broker.journal.writer import Writer, join_path
 from broker.system import Clock, Disk, Handle, Rng
 
@@ -30,60 +34,6 @@ _WAY_OUT: Final = (
     "Nothing was changed and nothing is skipped. Keep a copy of the folder; restore it from a backup, "
     'or read docs/operations.md, "Damaged data"'
 )
-
-
-class Replayed(NamedTuple):  # one for each record: a frozen dataclass takes twice as long to make
-    """One value of the log, in the order of the LSNs; a TRANSACTION gives one for each of its parts."""
-
-    lsn: int
-    type: RecordType
-    value: Value
-    segment: Segment
-
-
-@dataclass(slots=True)
-class Summary:
-    """What was found. Complete once `replay` has ended.
-
-    clean: the log ended as a broker that stopped in good order leaves it. torn_bytes: what lies behind the
-    end and was never known to be synced. boot: how many starts there were, this one included.
-    """
-
-    records: int = 0
-    messages: int = 0
-    bytes: int = 0
-    segments: int = 0
-    torn_bytes: int = 0
-    clean: bool = False
-    boot: int = 1
-
-
-@dataclass(slots=True)
-class _End:
-    """Where the log ends: segment, its last LSN, that record's crc, the offset behind it."""
-
-    number: int = 0
-    lsn: int = 0
-    crc: int = 0
-    offset: int = SEGMENT_HEADER_BYTES
-    verdict: Verdict = Verdict.CLEAN
-
-
-@dataclass(slots=True)
-class _Seen:
-    """The journal's own state as the log tells it."""
-
-    low: int = 0
-    next_seq: int = 1
-    boot: int = 0
-    clean: bool = False  # the last record is a WITNESS of a clean stop
-    stale: list[int] = field(default_factory=list)  # segments below `low` that a crash left undeleted
-
-    def take(self, state: State, kind: int) -> None:
-        self.low = max(self.low, state.low)
-        self.next_seq = max(self.next_seq, state.next_seq)
-        self.boot = max(self.boot, state.boot)
-        self.clean = kind == RecordType.WITNESS and state.clean
 
 
 def open_log(disk: Disk, data_dir: str, settings: StorageSettings, clock: Clock, rng: Rng) -> Log:
@@ -133,30 +83,78 @@ class Log:
         self.fresh = found.meta is None
         self.log_id = found.meta.log_id if found.meta else rng.token(LOG_ID_BYTES)
         self._seed = crc32(self.log_id)
-        self._end = _End()
-        self._seen = _Seen()
+        self._shortcuts = Shortcuts(disk, data_dir, self.log_id)
+        self._begin_replay()
+
+    def _begin_replay(self) -> None:
+        self._end = End()
+        self._seen = Seen()
         self._segments: list[Segment] = []
+        self._vouched = 0  # the log reaches at least to this LSN: a checkpoint says so
         self._replayed = False
         self.summary = Summary()
+        self.checkpoint: Basis | None = None  # the one that this replay stands on
 
-    def replay(self) -> Iterator[Replayed]:
-        """Everything that the log holds. Raises DataDamaged, FormatNotKnown, StorageFailed; what was
-        yielded before is then of no use. Holds one chunk or one record in memory, whichever is larger.
+    @property
+    def doubts(self) -> list[str]:
+        """What was wrong with checkpoints that were not used: file, offset and why."""
+        return self._shortcuts.doubts
+
+    @property
+    def numbers(self) -> list[int]:
+        """Of the segments that the log consists of; complete once `replay` has ended."""
+        return [segment.number for segment in self._segments]
+
+    def doubt(self, text: str) -> None:
+        """The core found that the checkpoint in use cannot be right: call `replay` again, it takes another or none."""
+        self._shortcuts.doubt(text)
+
+    @overload
+    def replay(self, checkpoint: bool = True, *, skim: Literal[False] = False) -> Iterator[Replayed]: ...
+    @overload
+    def replay(self, checkpoint: bool = True, *, skim: Literal[True]) -> Iterator[Part | Replayed]: ...
+    def replay(self, checkpoint: bool = True, *, skim: bool = False) -> Iterator[Part | Replayed]:
+        """Everything that the log holds: with a checkpoint its parts, then the values of the records behind it.
+
+        checkpoint: whether one may be used. skim: MESSAGES and CARRIED come without their bodies.
+        Raises DataDamaged, FormatNotKnown, StorageFailed, and CheckpointDoubted where the file changed while it was
+        read; what was yielded before is then of no use. After the last one, replay again. Holds one chunk, one
+        part or one record in memory, whichever is the largest.
         """
+        self._begin_replay()
         if self.fresh:
             self.summary.clean = self._replayed = True
             return
         with _storage(self._log_dir):
             self._disk.sync_dir(self._log_dir)
+            newest = self._shortcuts.newest()
+            self._vouched = newest.end_lsn if newest else 0
             headers = self._find_low()
-            for number in sorted(headers):
-                yield from self._replay_segment(number, headers)
+            begin = min(headers)
+            if checkpoint and skim and (basis := self._shortcuts.choose(headers)) is not None:
+                self.checkpoint, begin = basis, basis.segment
+                self._stand_on(basis, headers)
+                yield from self._shortcuts.parts()
+            for number in range(begin, max(headers) + 1):
+                yield from self._replay_segment(number, headers, skim)
         seen, summary = self._seen, self.summary
         summary.clean = seen.clean and self._end.verdict is Verdict.CLEAN
         summary.boot = seen.boot + 1
         if not summary.clean:
             seen.next_seq += SEQ_JUMP
         self._replayed = True
+
+    def _stand_on(self, basis: Basis, headers: dict[int, SegmentHeader]) -> None:
+        """Takes over what the records that are not read would have said."""
+        seen = self._seen
+        seen.next_seq = max(seen.next_seq, basis.next_seq)
+        seen.boot = max(seen.boot, basis.boot)
+        for number, first_lsn, last_lsn, end in basis.segments:
+            if number in headers:
+                segment = Segment(number, first_lsn, self._path(number), headers[number].size)
+                segment.last_lsn, segment.end = last_lsn, end
+                self._segments.append(segment)
+                self.summary.segments += 1
 
     def start(self) -> tuple[Journal, Writer]:
         """Makes the new segment, appends EPOCH and syncs both; then clears away what is no part of the log.
@@ -175,11 +173,28 @@ class Log:
                 self._disk.sync_dir(self._log_dir)
             journal, writer = self._begin()
             self._clear_away()
+        self._shortcuts.put_aside()
         return journal, writer
 
+    def checkpoint_file(self) -> CheckpointFile:
+        """What writes checkpoints of this log."""
+        return CheckpointFile(self._disk, self._data_dir, self.log_id)
+
+    def reader(self) -> Reader:
+        """What reads records of this log back from their places."""
+        return Reader(self._disk, self._log_dir, self.log_id)
+
+    def scrub(self) -> Scrub:
+        """What verifies segments of this log."""
+        return Scrub(self._disk, self._log_dir, self.log_id)
+
     def close(self) -> None:
-        """Gives the lock back; for the very end, when the writer is closed."""
-        self._disk.close(self._lock)
+        """Gives the lock back; for the very end, when the writer is closed.
+
+        With an error, too: the system takes it back when the process is gone.
+        """
+        with suppress(OSError):
+            self._disk.close(self._lock)
 
     # ----------------------------------------------------------------------------------------------- starting
 
@@ -245,11 +260,11 @@ class Log:
             )
             for kind, data, start, end, _ in scan.records():
                 if kind in STATE_TYPES:
-                    self._seen.take(decode_state(data, start, end), kind)
+                    self._take(kind, data, start, end)
             case, beyond = self._judge(handle, scan, header, None)
         if case.verdict is Verdict.DAMAGED:
-            raise DataDamaged(self._damage(scan, case, beyond, None))
-        self._end = _End(last, scan.lsn, scan.crc, scan.offset, case.verdict)
+            raise DataDamaged(self._damage(scan, case, beyond, self._vouched))
+        self._end = End(last, scan.lsn, scan.crc, scan.offset, case.verdict)
         self.summary.torn_bytes = beyond.cut_bytes
         low = self._seen.low
         self._seen.stale = [number for number in numbers if number < low]
@@ -264,6 +279,10 @@ class Log:
                     f"{self._path(number)}: offset 0: the header does not fit the segments around it"
                 )
         return headers
+
+    def _take(self, kind: int, data: bytes, start: int, end: int) -> None:
+        state = decode_state(data, start, end)
+        self._seen.take(state, kind == RecordType.WITNESS and state.clean)
 
     def _read_header(self, number: int) -> SegmentHeader:
         path = self._path(number)
@@ -294,11 +313,14 @@ class Log:
         finally:
             self._disk.close(handle)
 
-    def _replay_segment(self, number: int, headers: dict[int, SegmentHeader]) -> Iterator[Replayed]:
+    def _replay_segment(
+        self, number: int, headers: dict[int, SegmentHeader], skims: bool
+    ) -> Iterator[Replayed]:
         header, following = headers[number], headers.get(number + 1)
         stop_lsn = following.prev_last_lsn if following else self._end.lsn
         segment = Segment(number, header.first_lsn, self._path(number), header.size)
         seen, summary = self._seen, self.summary
+        decoders, base = (SKIMMERS if skims else DECODERS), place_of(number, 0)
         with self._open(number) as handle:
             scan = Scan(
                 self._disk, handle, segment.path, self._seed, header.first_lsn, header.prev_crc, stop_lsn
@@ -308,21 +330,22 @@ class Log:
                 records += 1
                 seen.clean = False
                 if kind in STATE_TYPES:
-                    seen.take(decode_state(data, start, end), kind)
+                    self._take(kind, data, start, end)
                     continue
                 try:
-                    values = decode(kind, data, start, end)
+                    values = decode(kind, data, start, end, decoders)
                 except StompdError as error:
                     raise type(error)(
                         f"{scan.path}: the record before offset {scan.offset}: {error}"
                     ) from error
+                place = base + scan.offset - HEADER_BYTES - ((end - start + 7) & -8)
                 for part, value in values:
-                    if part is RecordType.MESSAGES and isinstance(value, Messages):
-                        count = len(value.bodies)
+                    if isinstance(value, Run | Messages):
+                        count = len(value.sizes if isinstance(value, Run) else value.bodies)
                         messages += count
                         if value.first_seq + count > seen.next_seq:
                             seen.next_seq = value.first_seq + count
-                    yield Replayed(lsn, part, value, segment)
+                    yield Replayed(lsn, part, value, segment, place)
             summary.records += records
             summary.messages += messages
             # A second look at the last segment must come to the end that the first one found.
@@ -349,16 +372,17 @@ class Log:
         if saying in (Named.NOT, Named.BEYOND):
             beyond = look_beyond(self._disk, handle, scan.offset, scan.size, self._seed, scan.lsn + 1)
         length = Length.SHORT if scan.size < header.size else Length.WHOLE
-        return judge(Evidence(saying, beyond.later, beyond.rest, length)), beyond
+        vouched = Vouched.BEYOND if scan.lsn < self._vouched else Vouched.NO
+        return judge(Evidence(saying, beyond.later, beyond.rest, length, vouched)), beyond
 
     # ------------------------------------------------------------------------------------- texts about damage
 
-    def _damage(self, scan: Scan, case: Case, beyond: Beyond, last_lsn: int | None) -> str:
+    def _damage(self, scan: Scan, case: Case, beyond: Beyond, last_lsn: int) -> str:
         first = scan.lsn + 1
         if beyond.first_lsn is not None and beyond.first_lsn > first:
             last_lsn = beyond.first_lsn - 1
         at_risk = f"lsn {first}" + (
-            f" to {last_lsn}" if last_lsn and last_lsn > first else " and what follows"
+            f" to {last_lsn}" if last_lsn > first else " and what follows"
         )
         with self._open_path(scan.path) as handle:
             queues = queues_at(self._disk, handle, scan.offset)

@@ -54,6 +54,14 @@ class Scan:
         self.sealed = False
         self._digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
         self._heads: list[bytes] = []
+        self._whole = True
+
+    def resume(self, offset: int, lsn: int, prev_crc: int) -> None:
+        """Goes on at `offset`, where a record with this LSN and chain begins: what was skipped is not vouched
+        for.
+        """
+        self.offset, self.lsn, self.crc = offset, lsn - 1, prev_crc
+        self.sealed = self._whole = False
 
     def records(self) -> Iterator[tuple[int, bytes, int, int, int]]:
         """(type, data, start of the payload in data, its end, lsn). Ends at the first that is not sound, or
@@ -107,10 +115,13 @@ class Scan:
         seal = decode_seal(data, start, end)
         self._digest.update(b"".join(self._heads))
         self._heads.clear()
-        found = (self.lsn, self.lsn + 1 - self._first_lsn, self.crc, self._digest.digest())
-        if found != (seal.last_lsn, seal.count, seal.last_crc, seal.digest):
+        fits = (self.lsn, self.crc) == (seal.last_lsn, seal.last_crc)
+        count = self.lsn + 1 - self._first_lsn
+        if self._whole:
+            fits = fits and (count, self._digest.digest()) == (seal.count, seal.digest)
+        if not fits:
             raise DataDamaged(
-                f"{self.path}: offset {offset}: the SEAL does not fit the {found[1]} records before it"
+                f"{self.path}: offset {offset}: the SEAL does not fit the {count} records before it"
             )
 
 
@@ -131,8 +142,7 @@ def look_beyond(disk: Disk, handle: Handle, offset: int, size: int, seed: int, l
     It does not follow lengths: what is damaged must not be able to hide what lies behind it.
     """
     found = Beyond(Later.NONE, Rest.ZEROS, 0, None, [])
-    highest = lsn + (size - offset) // HEADER_BYTES
-    spent = 0
+    search = Search(disk, handle, size, seed, lsn, lsn + (size - offset) // HEADER_BYTES)
     for base in range(offset, size, CHUNK_BYTES):
         data = disk.read(handle, CHUNK_BYTES + HEADER_BYTES, base)
         filled = len(data[:CHUNK_BYTES].rstrip(b"\0"))
@@ -140,25 +150,59 @@ def look_beyond(disk: Disk, handle: Handle, offset: int, size: int, seed: int, l
             continue
         found.rest = Rest.OTHER
         found.cut_bytes = base + filled - offset
-        for at, fields in _candidates(data, lsn, highest):
-            length, _, _, _, _, found_lsn, synced = fields
-            padded = (length + 7) & -8
-            if base + at + HEADER_BYTES + padded > size:
-                continue
-            spent += padded
-            payload = disk.read(handle, padded, base + at + HEADER_BYTES)
-            if not _sound(fields, payload, seed):
-                if spent > _SEARCH_BYTES_MAX:
-                    found.later = Later.PROVEN
-                    return found
-                continue
-            found.first_lsn = min(found_lsn, found.first_lsn or found_lsn)
-            _note_queues(found.queues, fields[3], payload, length)
-            if synced >= lsn:
+        for _, fields, payload in search.chunk(data, base):
+            found.first_lsn = min(fields[5], found.first_lsn or fields[5])
+            _note_queues(found.queues, fields[3], payload, fields[0])
+            if fields[6] >= lsn:
                 found.later = Later.PROVEN
                 return found
             found.later = Later.UNPROVEN
+        if search.exhausted:
+            found.later = Later.PROVEN
+            return found
     return found
+
+
+class Search:
+    """Looks for sound records with an LSN from `lowest` to `highest` at every place where one could begin.
+
+    exhausted: gave up, because too many bytes look like records.
+    """
+
+    def __init__(self, disk: Disk, handle: Handle, size: int, seed: int, lowest: int, highest: int) -> None:
+        self._disk = disk
+        self._handle = handle
+        self._size = size
+        self._seed = seed
+        self._lowest = lowest
+        self._highest = highest
+        self._spent = 0
+
+    @property
+    def exhausted(self) -> bool:
+        return self._spent > _SEARCH_BYTES_MAX
+
+    def from_offset(self, offset: int) -> Iterator[tuple[int, tuple[int, ...], bytes]]:
+        """(offset, header, payload) of all that are sound, in order; `offset` is a multiple of 8."""
+        for base in range(offset, self._size, CHUNK_BYTES):
+            data = self._disk.read(self._handle, CHUNK_BYTES + HEADER_BYTES, base)
+            if data.count(0) < len(data):
+                yield from self.chunk(data, base)
+            if self.exhausted:
+                return
+
+    def chunk(self, data: bytes, base: int) -> Iterator[tuple[int, tuple[int, ...], bytes]]:
+        """Those whose header lies in `data`, which was read from `base` on."""
+        for at, fields in _candidates(data, self._lowest, self._highest):
+            padded = (fields[0] + 7) & -8
+            if base + at + HEADER_BYTES + padded > self._size:
+                continue
+            self._spent += padded
+            payload = self._disk.read(self._handle, padded, base + at + HEADER_BYTES)
+            if _sound(fields, payload, self._seed):
+                yield base + at, fields, payload
+            elif self.exhausted:
+                return
 
 
 def _candidates(data: bytes, lowest: int, highest: int) -> Iterator[tuple[int, tuple[int, ...]]]:

@@ -84,12 +84,12 @@ class SegmentHeader:
             self.low,
             self.created_ms,
         )
-        return _sealed(fields, SEGMENT_HEADER_BYTES)
+        return sealed(fields, SEGMENT_HEADER_BYTES)
 
     @classmethod
     def unpack(cls, data: bytes, path: str) -> SegmentHeader:
         """Raises DataDamaged, or FormatNotKnown for a sound header of another version."""
-        version = _check(data, SEGMENT_HEADER_BYTES, _SEGMENT_MAGIC, path, "segment header")
+        version = check_sealed(data, SEGMENT_HEADER_BYTES, _SEGMENT_MAGIC, path, "segment header")
         if version != FORMAT_VERSION:
             raise FormatNotKnown(
                 f"{path}: log format {version}, this version of stompd reads {FORMAT_VERSION}"
@@ -106,12 +106,12 @@ class Meta:
     created_ms: int
 
     def pack(self) -> bytes:
-        return _sealed(_META.pack(_META_MAGIC, FORMAT_VERSION, 0, self.log_id, self.created_ms), META_BYTES)
+        return sealed(_META.pack(_META_MAGIC, FORMAT_VERSION, 0, self.log_id, self.created_ms), META_BYTES)
 
     @classmethod
     def unpack(cls, data: bytes, path: str) -> Meta:
         """Raises DataDamaged, or FormatNotKnown for a sound META of another version."""
-        version = _check(data, META_BYTES, _META_MAGIC, path, "META")
+        version = check_sealed(data, META_BYTES, _META_MAGIC, path, "META")
         if version != FORMAT_VERSION:
             raise FormatNotKnown(
                 f"{path}: data format {version}, this version of stompd reads {FORMAT_VERSION}"
@@ -120,13 +120,13 @@ class Meta:
         return cls(log_id, created_ms)
 
 
-def _sealed(fields: bytes, size: int) -> bytes:
+def sealed(fields: bytes, size: int) -> bytes:
     """`fields`, zeros up to `size`, and in the last four bytes the CRC-32 of all before them."""
     block = fields.ljust(size - 4, b"\0")
     return block + _CRC.pack(crc32(block))
 
 
-def _check(data: bytes, size: int, magic: bytes, path: str, what: str) -> int:
+def check_sealed(data: bytes, size: int, magic: bytes, path: str, what: str) -> int:
     """The version. The CRC comes first: a flipped bit in the version is damage, not a newer stompd."""
     if len(data) != size:
         raise DataDamaged(f"{path}: the {what} has {len(data)} bytes instead of {size}")

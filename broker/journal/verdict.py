@@ -42,6 +42,13 @@ class Length(Enum):
     SHORT = "shorter than allocated"
 
 
+class Vouched(Enum):
+    """What a sound checkpoint says: it is finished only when the log is synced up to an LSN that it names."""
+
+    NO = "there is none, or the log reaches as far"
+    BEYOND = "the log went on"
+
+
 class Verdict(Enum):
     ENDED = "the segment ended here, and the log went on in the next one"
     CLEAN = "the log ends here, nothing was cut"
@@ -55,6 +62,7 @@ class Evidence:
     later: Later
     rest: Rest
     length: Length
+    vouched: Vouched = Vouched.NO
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +73,7 @@ class Case:
     later: Later | None
     rest: Rest | None
     length: Length | None
+    vouched: Vouched | None
     verdict: Verdict
     why: str
 
@@ -74,6 +83,7 @@ class Case:
             and self.later in (None, evidence.later)
             and self.rest in (None, evidence.rest)
             and self.length in (None, evidence.length)
+            and self.vouched in (None, evidence.vouched)
         )
 
 
@@ -81,14 +91,15 @@ class Case:
 # (Writer), and a start names the end that it found before it appends anything; so what a header names is
 # proof, for and against.
 CASES: Final = (
-    Case(Named.HERE, None, None, None, Verdict.ENDED, "the next segment names this end"),
-    Case(Named.OTHER, None, None, None, Verdict.DAMAGED, "the next segment names another last record"),
-    Case(Named.BEYOND, None, None, None, Verdict.DAMAGED, "the next segment names a later end"),
-    Case(Named.NOT, Later.PROVEN, None, None, Verdict.DAMAGED, "a later record proves that it was synced"),
-    Case(Named.NOT, None, None, Length.SHORT, Verdict.DAMAGED, "the file is shorter than it was made"),
-    Case(Named.NOT, Later.UNPROVEN, None, None, Verdict.TORN, "a later part of an unsynced write landed"),
-    Case(Named.NOT, Later.NONE, Rest.OTHER, None, Verdict.TORN, "an unsynced write was cut short"),
-    Case(Named.NOT, Later.NONE, Rest.ZEROS, None, Verdict.CLEAN, "nothing was written here"),
+    Case(Named.HERE, None, None, None, None, Verdict.ENDED, "the next segment names this end"),
+    Case(Named.OTHER, None, None, None, None, Verdict.DAMAGED, "the next segment names another last record"),
+    Case(Named.BEYOND, None, None, None, None, Verdict.DAMAGED, "the next segment names a later end"),
+    Case(Named.NOT, Later.PROVEN, None, None, None, Verdict.DAMAGED, "a later record proves that it was synced"),
+    Case(Named.NOT, None, None, None, Vouched.BEYOND, Verdict.DAMAGED, "a checkpoint proves that more was synced"),
+    Case(Named.NOT, None, None, Length.SHORT, None, Verdict.DAMAGED, "the file is shorter than it was made"),
+    Case(Named.NOT, Later.UNPROVEN, None, None, None, Verdict.TORN, "a later part of an unsynced write landed"),
+    Case(Named.NOT, Later.NONE, Rest.OTHER, None, None, Verdict.TORN, "an unsynced write was cut short"),
+    Case(Named.NOT, Later.NONE, Rest.ZEROS, None, None, Verdict.CLEAN, "nothing was written here"),
 )
 
 

@@ -5,6 +5,7 @@ called.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 from broker.journal.batch import Append, Batch, Roll
@@ -62,15 +63,22 @@ class Writer:
             self._prepare(*batch.prepare)
 
     def close(self) -> None:
-        """Closes the files. Syncs nothing: whoever stops in good order has synced a WITNESS before."""
+        """Closes the files. Syncs nothing: whoever stops in good order has synced a WITNESS before.
+
+        So nothing hangs on these calls any more, and an error of the disk here is nobody's: what stays of a
+        prepared segment is cleared away by the next start.
+        """
         if self._handle is not None:
-            self._disk.close(self._handle)
-            self._handle = None
+            handle, self._handle = self._handle, None
+            with suppress(OSError):
+                self._disk.close(handle)
         if self._prepared is not None:
             path, handle, _ = self._prepared
             self._prepared = None
-            self._disk.close(handle)
-            self._disk.unlink(path)
+            with suppress(OSError):
+                self._disk.close(handle)
+            with suppress(OSError):
+                self._disk.unlink(path)
 
     def _current(self) -> Handle:
         if self._handle is None:

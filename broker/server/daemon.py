@@ -16,7 +16,7 @@ from broker import __version__
 from broker.admin import Phase
 from broker.budget import Budget
 from broker.config import Address, Settings
-from broker.core import Broker, Replay
+from broker.core import Broker, Replay, replayed
 from broker.errors import AddressInUse, ConfigError, Exit, StompdError, StorageFailed
 from broker.journal import Journal, Log, Writer, open_log
 from broker.server.connection import Connection
@@ -65,14 +65,15 @@ class Daemon:
                 "http.listen",
             )
             began = self.clock.monotonic()
-            recovery = loop.run_in_executor(None, self._recover, log)
-            replay, journal, writer = await recovery
-            hub = self._make_hub(replay, journal, writer, clean=log.summary.clean)
+            budget = Budget(settings.memory.limit)
+            replay, journal, writer = await loop.run_in_executor(None, self._recover, log, budget)
+            count = replay.message_count
+            hub = self._make_hub(log, budget, replay, journal, writer)
             most = min(settings.limits.connections, _file_limit() - FILES_SPARE)
             doorkeeper = Doorkeeper(settings.limits, max(most, 1), self.events)
             took = self.clock.monotonic() - began
             stomp = await self._listen(settings.stomp.listen, lambda: Connection(hub, doorkeeper), "stomp.listen")
-            self._announce(log, replay, stomp, http, took)
+            self._announce(log, count, stomp, http, took)
             gc.freeze()  # what is there now stays: the collector need not look at it again
             self.phase = Phase.READY
             hub.wake()
@@ -84,23 +85,24 @@ class Daemon:
             if log is not None:
                 log.close()
 
-    def _recover(self, log: Log) -> tuple[Replay, Journal, Writer]:
-        replay = Replay(log.log_id)
+    def _recover(self, log: Log, budget: Budget) -> tuple[Replay, Journal, Writer]:
         told = self.clock.monotonic()
-        for count, record in enumerate(log.replay(), 1):
-            replay.apply(record)
-            if not count & 0xFFF and self.clock.monotonic() - told >= 1.0:
+
+        def tell(records: int, messages: int) -> None:
+            nonlocal told
+            if self.clock.monotonic() - told >= 1.0:
                 told = self.clock.monotonic()
-                so_far = f"{count:,} records read, {replay.message_count:,} messages so far"
-                self.events.event("info", "recovering", so_far)
+                self.events.event("info", "recovering", f"{records:,} records read, {messages:,} messages so far")
+
+        replay = replayed(log, budget.account("positions on disk"), tell)
         journal, writer = log.start()
         return replay, journal, writer
 
-    def _make_hub(self, replay: Replay, journal: Journal, writer: Writer, *, clean: bool) -> Hub:
-        budget = Budget(self.settings.memory.limit)
-        broker = Broker(self.settings, self.clock, journal, budget, self.events)
-        replay.finish(broker, clean=clean)
-        hub = Hub(self.settings, self.clock, SystemRng(), self.events, broker, writer, self._failed)
+    def _make_hub(self, log: Log, budget: Budget, replay: Replay, journal: Journal, writer: Writer) -> Hub:
+        checkpoints, scrub, reader = log.checkpoint_file(), log.scrub(), log.reader()
+        broker = Broker(self.settings, self.clock, journal, budget, self.events, checkpoints, scrub)
+        replay.finish(broker, clean=log.summary.clean)
+        hub = Hub(self.settings, self.clock, SystemRng(), self.events, broker, writer, reader, self._failed)
         self._hub = hub
         return hub
 
@@ -126,9 +128,8 @@ class Daemon:
                 found.append(str(Address(host, port)))
         return found
 
-    def _announce(self, log: Log, replay: Replay, stomp: list[str], http: list[str], took: float) -> None:
+    def _announce(self, log: Log, count: int, stomp: list[str], http: list[str], took: float) -> None:
         events, summary = self.events, log.summary
-        count = replay.message_count
         queues = len(self._hub.broker.queues) if self._hub else 0
         how = "after a clean stop" if summary.clean else "after a stop that was not clean"
         events.event(
@@ -138,6 +139,8 @@ class Daemon:
             f"in {took:.2f} s, {how}",
             data=os.path.abspath(self.settings.data_dir),
         )
+        for doubt in log.doubts:
+            events.event("warning", "checkpoint", f"a checkpoint was not used, the log was read instead: {doubt}")
         if summary.torn_bytes:
             events.event(
                 "warning",

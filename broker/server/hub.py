@@ -5,21 +5,22 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 from broker.budget import Budget
 from broker.config import Settings
-from broker.core import Broker, Timer, Write
+from broker.core import Broker, Keep, Read, Timer, Write
 from broker.errors import StorageFailed
-from broker.journal import Batch, Writer
+from broker.journal import Damage, Reader, Record, Writer
 from broker.server.logs import EventLog
-from broker.server.storage import StorageThread
+from broker.server.workers import Worker
 from broker.session import Session
 from broker.system import Clock, Rng
 
 JOURNAL_HIGH = 16 << 20  # bytes waiting for the disk; above this nothing more is read until a batch is done
 STUCK_LOOK = 1.0  # s; how often those that do not read are looked at while there are any
 TOPIC_STALL = 60.0  # s that a topic subscriber may read nothing; a queue's consumer may be at work for longer
+WORKERS_GRACE = 2.0  # s that a stop waits for a read or a checkpoint under way
 STUCK_AFTER = 2.0  # s in which a peer took next to nothing; then it may have to go in favour of the others
 
 
@@ -52,6 +53,7 @@ class Hub:
         events: EventLog,
         broker: Broker,
         writer: Writer,
+        reader: Reader,
         failed: Callable[[BaseException], None],
     ) -> None:
         self.settings = settings
@@ -71,7 +73,10 @@ class Hub:
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._failed = failed
-        self._storage = StorageThread(writer, self._loop, self._written, self.crash)
+        self._writer = writer
+        self._storage = Worker("storage", self._write, self._loop, self._written, self.crash)
+        self._reading = Worker("reader", lambda job: reader.read(job.places), self._loop, self._read, self.crash)
+        self._keeping = Worker("keeper", _keep, self._loop, self._kept, self.crash)
         self._journal_high = min(JOURNAL_HIGH, settings.memory.limit // 4)
 
     def wake(self) -> None:
@@ -118,7 +123,11 @@ class Hub:
         try:
             for job in self.broker.turn():
                 if isinstance(job, Write):
-                    self._storage.put(job.batch)
+                    self._storage.put(job)
+                elif isinstance(job, Read):
+                    self._reading.put(job)
+                elif isinstance(job, Keep):
+                    self._keeping.put(job)
                 else:
                     self._arm(job)
             self._flush()
@@ -172,9 +181,24 @@ class Hub:
         self.events.flush()
         self.wake()
 
-    def _written(self, batch: Batch, error: OSError | None) -> None:
+    def _write(self, job: Write) -> None:
+        self._writer.run(job.batch)
+
+    def _written(self, job: Write, _: object, error: OSError | None) -> None:
+        # The turn comes at once and not later: receipts have waited long enough.
+        self._done(lambda: self.broker.written(job.batch, error), self._turn)
+
+    def _read(self, job: Read, results: object, _: OSError | None) -> None:
+        found = cast("list[Record | Damage]", results)
+        self._done(lambda: self.broker.read(job, found), self._turn)
+
+    def _kept(self, job: Keep, result: object, error: OSError | None) -> None:
+        self._done(lambda: self.broker.kept(job, result, error), self.wake)
+
+    def _done(self, tell: Callable[[], None], then: Callable[[], None]) -> None:
+        """A job came back: tell the broker, and go on if it did not end with that."""
         try:
-            self.broker.written(batch, error)
+            tell()
         except StorageFailed as failure:
             self.storage_failed(failure)
             return
@@ -184,8 +208,7 @@ class Hub:
         if self.broker.journal.failed is not None:
             self.storage_failed(self.broker.journal.failed)
         else:
-            # At once and not in the next turn: receipts have waited long enough.
-            self._turn()
+            then()
 
     def storage_failed(self, error: StorageFailed) -> None:
         """No receipt leaves from here on; everyone who waits for one hears it."""
@@ -216,8 +239,16 @@ class Hub:
         if self._timer is not None:
             self._timer.cancel()
         self._storage.stop()
+        self._writer.close()
+        # Whatever they are at, it is no one's promise: not waited for where a disk is slow.
+        self._reading.stop(WORKERS_GRACE)
+        self._keeping.stop(WORKERS_GRACE)
 
     @property
     def idle(self) -> bool:
         """Whether everything that was appended is on the medium."""
         return self.broker.journal.failed is not None or self.broker.journal.queued == 0
+
+
+def _keep(job: Keep) -> object:
+    return job.task.run()

@@ -259,6 +259,7 @@ class Consumer:
                 subscription.held.discard(one.message_id)
                 subscription.credit -= 1
             elif one.queue is not None:
+                subscription.in_flight.pop(one.message_id, None)
                 self._broker.give_back(one.queue, [one.message], failures=0)
                 self._late[one.message_id] = (one.queue, one.message)
         for id, queue, message in transaction.late:

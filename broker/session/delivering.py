@@ -10,7 +10,7 @@ from broker.stomp import Version, canonical_lines, lines_for
 # Every frame of ours ends with an EOL behind its NUL, as those of RabbitMQ do: PHP's PECL stomp takes the next
 # byte for one, and drops the frame if it is none.
 FRAME_END: Final = b"\0\n"
-NOT_KEPT: Final = Message(0, b"", b"", Envelope("", b"", 0, b""), None)  # stands for a topic's message in flight
+NOT_KEPT: Final = Message(0, b"", b"", Envelope("", b"", 0, b""), 0, 0)  # stands for a topic's message in flight
 _FRAME_OVERHEAD = 96  # bytes; what a MESSAGE has beside its body and its sender's headers, roughly
 
 

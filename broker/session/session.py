@@ -19,6 +19,7 @@ from broker.errors import (
     NotAllowedNow,
     NotStomp,
     ProtocolError,
+    QueueDamaged,
     StorageFailed,
 )
 from broker.session import connecting
@@ -306,6 +307,10 @@ class Session:
             self._dirty.append(self)
         self.closing = self._waiting.take(lsn, self.out) or self.closing
 
+    def refuse(self, text: str) -> None:
+        if self.state is State.OPEN:
+            self._fail(QueueDamaged(text), None)
+
     def deliver(self, subscription: Subscription, messages: list[Message]) -> int:
         if not self.out:
             self._dirty.append(self)
@@ -314,11 +319,12 @@ class Session:
         self.blocked = self.room <= 0
         self.broker.counters.delivered += count
         if subscription.ack is AckMode.AUTO:
-            # Settled once the kernel has it: until then it is `_handed`, and no ACK can name it.
-            subscription.in_flight.clear()
+            # Settled once the kernel has it: until then it is `_handed`, and an ACK of it changes nothing.
             subscription.credit += count
             if subscription.queue is not None:
                 self._handed.append((subscription, messages if count == len(messages) else messages[:count]))
+            else:
+                subscription.in_flight.clear()
         elif subscription.queue is None:
             # Nothing of a topic ever comes back, so the ids are all that is kept.
             subscription.in_flight.update((message.id, NOT_KEPT) for message in messages[:count])
@@ -345,6 +351,7 @@ class Session:
         handed, self._handed = self._handed, []
         for subscription, messages in handed:
             if subscription.queue is not None:
+                subscription.in_flight.clear()
                 self._last_lsn = max(self._last_lsn, self.broker.settle(subscription.queue, messages))
         return True
 
@@ -364,7 +371,7 @@ class Session:
         # Its traceback leads back to this session and to the bytes that came: a circle that only the collector ends.
         error.__traceback__ = error.__context__ = None
         self.fault = error
-        self._innocent = isinstance(error, HeldTooLong)
+        self._innocent = isinstance(error, HeldTooLong | QueueDamaged)
         known = self.state is State.OPEN
         self.state = State.CLOSING
         self.room = 0
@@ -422,6 +429,7 @@ class Session:
             if subscription.queue is not None:
                 failures = 1 if lost and subscription not in blamed else 0
                 blamed.add(subscription)
+                subscription.in_flight.clear()
                 self.broker.give_back(subscription.queue, messages, failures=failures)
         for transaction in self._transactions.end_all():
             self._consumer.undo(transaction)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 
+from broker.budget import Budget
 from broker.core import AckMode, Broadcast, Envelope, Message, Queue, Subscription
 from tests.core.world import World
 
@@ -38,14 +39,14 @@ class Counted(Subscription):
 
 def test_a_round_over_many_consumers_is_linear() -> None:
     world = World()
-    queue = Queue("/queue/q")
+    queue = Queue("/queue/q", Budget(1 << 30).account("positions"))
     envelope = Envelope("/queue/q", b"", 0, b"m-")
     outlet = Taker()
     consumers = [Counted(str(n), n, outlet, AckMode.INDIVIDUAL, 2) for n in range(300)]
     for consumer in consumers:
         queue.attach(consumer)
-    queue.ready += [Message(n, b"", b"", envelope, None) for n in range(450)]
-    queue.dispatch(world.broker._ledger)
+    queue.ready += [Message(n, b"", b"", envelope, 0, 0) for n in range(450)]
+    queue.dispatch(world.broker.backlog)
     assert sorted(len(consumer.in_flight) for consumer in consumers) == [1] * 150 + [2] * 150
     assert Counted.compared <= 4 * len(consumers)
 

@@ -201,7 +201,7 @@ def test_counters_of_a_queue_come_back_to_zero() -> None:
     two.nack(two.take()[1])
     for client in (one, two, three, producer):
         client.lose()
-    assert (queue.in_flight, queue.pending, queue.late) == (0, 0, 0)
+    assert (queue.in_flight, queue.pending, queue.marked) == (0, 0, 0)
     assert {name: account.used for name, account in world.budget.accounts.items() if account.used} == {}
 
 

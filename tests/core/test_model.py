@@ -267,7 +267,7 @@ class Driver:
                 self.model.delivered(sub, frame)
         self.model.finish(drained)
         for each in self.world.broker.queues.values():
-            assert (each.in_flight, each.pending, each.late) == (0, 0, 0), each.name
+            assert (each.in_flight, each.pending, each.marked) == (0, 0, 0), each.name
         assert self.world.budget.used == 0
         assert sum(segment.live for segment in self.world.journal.segments) == 0
 

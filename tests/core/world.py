@@ -14,7 +14,8 @@ from typing import Any
 
 from broker.budget import Budget
 from broker.config import Limits, Memory, Settings, Storage
-from broker.core import Broker, Replay, Timer, Write
+from broker.core import Broker, Job, Keep, Read, Timer, Write, replayed
+from broker.core.positions import unpack_counts
 from broker.errors import StorageFailed
 from broker.journal import Log, open_log
 from broker.session import Session
@@ -233,17 +234,24 @@ class World:
         """What the daemon does from the lock to the first client."""
         self.clients: dict[Session, Client] = {}
         self.dirty: list[Session] = []
-        self.jobs: list[Write] = []
+        self.jobs: list[Job] = []
         self.timer = 0.0
         self.woken = False  # a session has something for the broker's next turn
         self.failed = None
         self.log: Log = open_log(self.disk, DATA_DIR, self.settings.storage, self.clock, self.rng)
-        replay = Replay(self.log.log_id)
-        for record in self.log.replay():
-            replay.apply(record)
-        self.journal, self.writer = self.log.start()
         self.budget = Budget(self.settings.memory.limit)
-        self.broker = Broker(self.settings, self.clock, self.journal, self.budget, self.events)
+        replay = replayed(self.log, self.budget.account("positions on disk"))
+        self.journal, self.writer = self.log.start()
+        self.reader = self.log.reader()
+        self.broker = Broker(
+            self.settings,
+            self.clock,
+            self.journal,
+            self.budget,
+            self.events,
+            self.log.checkpoint_file(),
+            self.log.scrub(),
+        )
         replay.finish(self.broker, clean=self.log.summary.clean)
         self.after()
 
@@ -328,20 +336,46 @@ class World:
                 if (client := self.clients.get(session)) is not None:
                     client.flush()
 
-    def complete(self, error: OSError | None = None) -> bool:
-        """Run the batch that is at the writer. `error`: it fails with that one. Returns whether there was one."""
+    def complete(self, error: OSError | None = None, *, at: int | None = None) -> bool:
+        """Do the job `at` of those that are out, without it the batch if there is one. `error`: it fails with that one.
+
+        Returns whether there was one. In production the jobs of one kind are done in their order, those of different
+        kinds in any.
+        """
         if not self.jobs:
             return False
-        batch = self.jobs.pop(0).batch
-        if error is None:
-            try:
-                self.writer.run(batch)
-            except OSError as failure:
-                error = failure
-        self.broker.written(batch, error)
+        if at is None:
+            at = next((at for at, job in enumerate(self.jobs) if isinstance(job, Write)), 0)
+        job = self.jobs.pop(at)
+        try:
+            if isinstance(job, Write):
+                self._write(job, error)
+            elif isinstance(job, Read):
+                self.broker.read(job, self.reader.read(job.places))
+            elif isinstance(job, Keep):
+                self._keep(job, error)
+        except StorageFailed as failure:
+            self.storage_failed(failure)
         if self.journal.failed is not None:
             self.storage_failed(self.journal.failed)
         return True
+
+    def _write(self, job: Write, error: OSError | None) -> None:
+        if error is None:
+            try:
+                self.writer.run(job.batch)
+            except OSError as failure:
+                error = failure
+        self.broker.written(job.batch, error)
+
+    def _keep(self, job: Keep, error: OSError | None) -> None:
+        result: object = None
+        if error is None:
+            try:
+                result = job.task.run()
+            except OSError as failure:
+                error = failure
+        self.broker.kept(job, result, error)
 
     def run(self) -> None:
         """Turn and complete until nothing is left to do."""
@@ -356,9 +390,10 @@ class World:
         raise AssertionError("the broker does not come to rest")
 
     def sync(self) -> None:
-        """By hand: a turn, the batch, and a turn for what it brings."""
+        """By hand: a turn, what was to be done for it, and a turn for what that brings."""
         self.turn()
-        self.complete()
+        for _ in range(len(self.jobs)):
+            self.complete()
         self.turn()
 
     def storage_failed(self, error: StorageFailed) -> None:
@@ -382,6 +417,11 @@ class World:
                     client.session.tick(self.clock.now, moving=False)
             self.turn()
             self.after()
+
+
+def failures(world: World, queue: str) -> list[int]:
+    """How often each message that waits to be delivered again has failed, in order."""
+    return [unpack_counts(entry[3])[1] for entry in world.broker.queues[queue].counted]
 
 
 def drain(world: World, queue: str, ack: bool = True) -> list[Got]:

@@ -72,6 +72,10 @@ class Bench:
         log = self.open(disk)
         return list(log.replay()), log
 
+    def take(self, journal: Journal, writer: Writer, log: Log) -> Running:
+        """For tests that start by themselves."""
+        return Running(journal, writer, [], log)
+
     @contextmanager
     def running(self) -> Iterator[Running]:
         """A started broker; at the end its process is killed (nothing is synced, nothing is lost)."""

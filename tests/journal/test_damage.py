@@ -25,6 +25,9 @@ from tests.journal.harness import (
     segment_path,
     three_messages,
 )
+from tools.damage import base, judge, some_cases
+
+CASES = 500
 
 
 def test_a_tail_that_was_cut_anywhere_in_the_last_record_heals() -> None:
@@ -180,3 +183,13 @@ def test_an_old_copy_of_a_segment_is_damage() -> None:
         run.pump()
     bench.disk.put(ONE, old)
     assert "names a later end" in refused(bench)
+
+
+def test_any_small_damage_to_a_whole_folder_is_named_or_harmless() -> None:
+    """A spread over what `python tools/damage.py` runs in full; `--case` runs one of them."""
+    cases = some_cases(base(), CASES, seed=1)
+    verdicts = {case: judge(case) for case in cases}
+    assert {str(case): verdict.problems for case, verdict in verdicts.items() if verdict.problems} == {}
+    ways = {verdict.way for verdict in verdicts.values()}
+    assert {"exact", "refused with 65"} <= ways
+    assert sum(verdict.way == "blind" for verdict in verdicts.values()) <= 1

@@ -107,7 +107,7 @@ def test_a_newer_format_is_refused_as_such_and_not_called_damage() -> None:
     assert "not the segment header" in refused(bench)
 
 
-@pytest.mark.parametrize(("kind", "flags"), [(11, 0), (1, 1)])
+@pytest.mark.parametrize(("kind", "flags"), [(13, 0), (1, 1)])
 def test_a_record_of_a_newer_version_is_refused_as_such(kind: int, flags: int) -> None:
     bench = three_messages(witness=False)
     data = bench.disk.contents(ONE)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from broker.journal.verdict import CASES, Evidence, Later, Length, Named, Rest, Verdict, judge
+from broker.journal.verdict import CASES, Evidence, Later, Length, Named, Rest, Verdict, Vouched, judge
 
-ALL = [Evidence(*parts) for parts in product(Named, Later, Rest, Length)]
+ALL = [Evidence(*parts) for parts in product(Named, Later, Rest, Length, Vouched)]
 PAGE = Path(__file__).parents[2] / "docs" / "journal-format.md"
 
 
@@ -17,7 +17,7 @@ def wanted(evidence: Evidence) -> Verdict:
     """The rule of reliability.md 2.5 in other words."""
     if evidence.named is not Named.NOT:
         return Verdict.ENDED if evidence.named is Named.HERE else Verdict.DAMAGED
-    if evidence.later is Later.PROVEN or evidence.length is Length.SHORT:
+    if evidence.later is Later.PROVEN or evidence.length is Length.SHORT or evidence.vouched is Vouched.BEYOND:
         return Verdict.DAMAGED
     return Verdict.CLEAN if evidence.later is Later.NONE and evidence.rest is Rest.ZEROS else Verdict.TORN
 
@@ -34,8 +34,8 @@ def test_every_row_decides_something() -> None:
 def test_the_page_draws_the_table_as_it_is() -> None:
     drawn = PAGE.read_text().split("<!-- cases: begin -->")[1].split("<!-- cases: end -->")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in drawn.strip().splitlines()[2:]]
-    parts = [(case.named, case.later, case.rest, case.length) for case in CASES]
+    parts = [(case.named, case.later, case.rest, case.length, case.vouched) for case in CASES]
     assert rows == [
-        [*("any" if part is None else part.name for part in four), case.verdict.name, case.why]
-        for four, case in zip(parts, CASES, strict=True)
+        [*("any" if part is None else part.name for part in five), case.verdict.name, case.why]
+        for five, case in zip(parts, CASES, strict=True)
     ]

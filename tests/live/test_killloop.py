@@ -9,9 +9,11 @@ import pytest
 from tools.killloop import run
 
 
-@pytest.mark.parametrize("seed", [1])
-def test_a_kill_under_load_breaks_no_promise(seed: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("deep", [False, True], ids=["plain", "deep"])
+def test_a_kill_under_load_breaks_no_promise(deep: bool, tmp_path: Path) -> None:
     said: list[str] = []
-    problems = run(3, seed, tmp_path / "broker", said.append)
-    assert problems == [], f"python tools/killloop.py --rounds 3 --seed {seed}\n" + "\n".join(said)
-    assert len(said) == 5
+    rounds, seed = (5, 2) if deep else (3, 1)
+    problems = run(rounds, seed, tmp_path / "broker", said.append, deep=deep)
+    command = f"python tools/killloop.py --rounds {rounds} --seed {seed}{'' if deep else ' --plain'}"
+    assert problems == [], f"{command}\n" + "\n".join(said)
+    assert len(said) == rounds + 3

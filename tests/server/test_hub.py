@@ -35,7 +35,9 @@ class FullPeer:
 @pytest.fixture
 async def hub() -> AsyncIterator[Hub]:
     world = World()
-    made = Hub(world.settings, world.clock, world.rng, world.events, world.broker, world.writer, lambda error: None)
+    made = Hub(
+        world.settings, world.clock, world.rng, world.events, world.broker, world.writer, world.reader, lambda error: None
+    )
     yield made
     made.stop_storage()
 

@@ -18,7 +18,7 @@ def started(count: int = 1) -> World:
 def clean(world: World) -> None:
     """Nothing is in flight or counted twice, and the log knows the same."""
     for queue in world.broker.queues.values():
-        assert (queue.in_flight, queue.late) == (0, 0), queue.name
+        assert (queue.in_flight, queue.marked) == (0, 0), queue.name
     assert sum(segment.live for segment in world.journal.segments) == sum(
         queue.waiting for queue in world.broker.queues.values()
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.core.world import Client, World, drain, texts
+from tests.core.world import Client, World, drain, failures, texts
 
 
 def test_who_does_not_log_in_in_time_is_told_so_and_closed() -> None:
@@ -167,7 +167,7 @@ def test_over_the_budget_a_connection_with_a_subscription_is_refused_at_once_and
     client.publish("/queue/b", "y", receipt="r")
     assert client.one("ERROR")["receipt-id"] == "r" and client.closed
     emptied(world)
-    assert [message.failures for _, message in world.broker.queues["/queue/a"].returned] == [0]
+    assert failures(world, "/queue/a") == [0]
 
 
 @pytest.mark.parametrize("subscribed", [True, False])

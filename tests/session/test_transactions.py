@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.journal import RecordType
-from tests.core.world import Client, World, drain, texts
+from tests.core.world import Client, World, drain, failures, texts
 
 
 def begun(world: World, name: str = "t", queue: str = "/queue/a", ack: str = "client-individual") -> Client:
@@ -108,7 +108,7 @@ def test_a_lost_connection_after_an_abort_blames_the_oldest() -> None:
     client.ack(client.take()[1], transaction="t")
     end(client, "ABORT")
     client.lose()
-    assert [m.failures for _, m in sorted(world.broker.queues["/queue/a"].returned)] == [1, 0]
+    assert failures(world, "/queue/a") == [1, 0]
 
 
 def test_an_ack_in_a_transaction_frees_its_slot() -> None:

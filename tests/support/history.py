@@ -23,6 +23,13 @@ class What(Enum):
     RECEIPT = "receipt"
     ERROR = "error"
     CLOSED = "closed"
+    # What only the simulation sees, which stands where the broker reads and writes (tests/support/exact.py).
+    SUBSCRIBE = "subscribe"
+    UNSUBSCRIBE = "unsubscribe"
+    OTHER = "other"  # a frame that moves no message: BEGIN, DISCONNECT
+    DOUBT = "doubt"  # the last frames of this connection were perhaps not looked at
+    STOP = "stop"  # the broker stopped in good order
+    CRASH = "crash"  # the broker died
 
 
 class Rule(Enum):
@@ -37,6 +44,8 @@ class Rule(Enum):
     ATOMIC = "a transaction happened in part, or though it was aborted"
     RECEIPT = "a receipt came twice, unasked or after an ERROR"
     LIVENESS = "the queues were not empty at the end"
+    CREDIT = "a consumer got more than it asked for"
+    DEAD = "a message became a dead letter without a reason"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +53,8 @@ class Event:
     """connection: unique over restarts. message: the name that its sender gave it. ident: its message-id.
 
     receipt: the receipt that was asked for; for RECEIPT, the one that came.
-    intact: body and headers of a delivery are those of the SEND of that name.
+    intact: body and headers of a delivery are those of the SEND of that name. subscription: the one that a delivery
+    came to, or whose delivery is settled; "" where that has ended (a late ACK).
     """
 
     what: What
@@ -56,6 +66,11 @@ class Event:
     ident: str = ""
     redelivered: bool = False
     intact: bool = True
+    # From here on for the exact checker only.
+    subscription: str = ""
+    prefetch: int = 0  # of a SUBSCRIBE; 0: as many as there are
+    persistent: bool = True
+    requeue: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +86,7 @@ class Violation:
 class Transaction:
     sends: list[str] = field(default_factory=list)
     acks: list[str] = field(default_factory=list)
+    nacks: list[str] = field(default_factory=list)
     committed: int = -1  # where in the history, -1 = never
     durable: bool = False  # the COMMIT has its receipt
 
@@ -137,6 +153,9 @@ class Checker:
 
     def _nack(self, at: int, event: Event) -> None:
         self._said(event)
+        if event.transaction:
+            self._transaction(event).nacks.append(event.message)
+            return
         self.owner.pop(event.message, None)
 
     def _commit(self, at: int, event: Event) -> None:
@@ -145,7 +164,7 @@ class Checker:
         transaction.committed = at
         for message in transaction.sends:
             self.place[message] = (at, self.place[message][1])
-        for message in transaction.acks:
+        for message in (*transaction.acks, *transaction.nacks):
             self.owner.pop(message, None)
 
     def _abort(self, at: int, event: Event) -> None:
@@ -193,7 +212,7 @@ class Checker:
     def _delivered(self, at: int, event: Event) -> None:
         message = event.message
         sent = self.sent.get(message)
-        if sent is None or not event.intact or sent.queue != event.queue:
+        if sent is None or not event.intact or not self._belongs(sent, event):
             why = (
                 "was never sent" if sent is None else f"was sent to {sent.queue} and came from {event.queue}"
             )
@@ -213,6 +232,10 @@ class Checker:
         self.seen[message].append(at)
         self._check_order(event, sent)
 
+    def _belongs(self, sent: Event, event: Event) -> bool:
+        """Whether a message that was sent there may come from here."""
+        return sent.queue == event.queue
+
     def _check_order(self, event: Event, sent: Event) -> None:
         """Per producer, queue and consumer; what comes again is exempt where consumers share the queue."""
         solo = event.queue in self.solo
@@ -224,20 +247,29 @@ class Checker:
             self._report(Rule.FIFO, f"{event.message} came to {event.connection} behind a later one")
         self.last[key] = max(place, self.last.get(key, (-1, -1)))
 
+    def _tells(self, message: str) -> bool:
+        """Whether the presence of a message says something about the COMMIT that sent or acknowledged it."""
+        return True
+
+    def _happened(self, connection: str, transaction: Transaction) -> bool:
+        """Whether it is known that its COMMIT took effect, whatever was seen of it."""
+        return transaction.durable
+
     def _check_transactions(self) -> None:
         for (connection, name), transaction in self.transactions.items():
-            seen = [message for message in transaction.sends if self.seen[message]]
+            sends = [message for message in transaction.sends if self._tells(message)]
+            seen = [message for message in sends if self.seen[message]]
             label = f"{name} of {connection}"
             if transaction.committed < 0:
-                if seen:
+                for message in (each for each in transaction.sends if self.seen[each]):
                     how = "aborted" if (connection, name) in self.aborted else "never committed"
-                    self._report(Rule.ATOMIC, f"{label} was {how}, but {seen[0]} was delivered")
+                    self._report(Rule.ATOMIC, f"{label} was {how}, but {message} was delivered")
                 continue
-            happened = bool(seen) or transaction.durable
+            happened = bool(seen) or self._happened(connection, transaction)
             if happened:
                 self.acked.update(transaction.acks)
-            if seen and len(seen) < len(transaction.sends):
-                missing = sorted(set(transaction.sends) - set(seen))
+            if seen and len(seen) < len(sends):
+                missing = sorted(set(sends) - set(seen))
                 self._report(Rule.ATOMIC, f"{label}: {seen[0]} was delivered, {missing[0]} was not")
             self._check_acks(connection, label, transaction, happened=happened)
 
@@ -247,11 +279,13 @@ class Checker:
             again = any(at > ended for at in self.seen[message])
             if happened and again and message not in self.settled:
                 self._report(Rule.ATOMIC, f"{label} happened, but {message} that it acknowledged came again")
-            if not happened and transaction.sends and not again and message not in self.acked:
+            sends = any(self._tells(each) for each in transaction.sends)
+            lost = sends and not again and message not in self.acked
+            if not happened and lost and self._tells(message):
                 self._report(
                     Rule.ATOMIC, f"{label} did not happen, but {message} that it acknowledged is gone"
                 )
-            if not happened and not transaction.sends:
+            if not happened and not sends:
                 self.acked.add(message)  # nothing tells whether such a COMMIT happened; both are right
 
     def _check_loss(self) -> None:

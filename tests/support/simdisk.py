@@ -27,6 +27,7 @@ from random import Random
 from broker.system import Handle
 
 SECTOR = 512
+READING = ("read", "size", "open", "close", "list_dir", "drop_cache", "free")  # what a trace leaves out
 
 
 class PowerLoss(BaseException):
@@ -81,6 +82,7 @@ class SimDisk:
         self._rng = rng
         self.capacity = capacity
         self.short_writes = short_writes
+        self.links = True  # whether files may have two names
         self.root = Folder()
         self._handles: dict[int, tuple[Inode, str]] = {}
         self._next_handle = 100
@@ -108,7 +110,7 @@ class SimDisk:
     def copy(self, rng: Random) -> SimDisk:
         """Another disk with what the medium holds now, for experiments."""
         other = SimDisk(rng)
-        other.root = _copy_folder(self.root)
+        other.root = _copy_folder(self.root, {})
         return other
 
     def _restarted(self) -> None:
@@ -164,7 +166,7 @@ class SimDisk:
     def _call(self, op: str, path: str) -> None:
         self.calls += 1
         self.counts[op] = count = self.counts.get(op, 0) + 1
-        if self.trace is not None and op not in ("read", "size", "open", "close", "list_dir", "drop_cache"):
+        if self.trace is not None and op not in READING:
             self.trace.append((op, path))
         if self.on_call is not None:
             self.on_call(op, path)
@@ -242,12 +244,25 @@ class SimDisk:
         self._call("rename", f"{old} -> {new}")
         folder, old_name = self._folder_of(old)
         target, new_name = self._folder_of(new)
-        if folder is not target:
-            raise OSError(errno.EXDEV, "the simulated disk renames within a folder only")
         node = self._find(old)
         del folder.names[old_name]
-        folder.names[new_name] = node
-        folder.pending.append((old_name, node, new_name))
+        target.names[new_name] = node
+        if folder is target:
+            folder.pending.append((old_name, node, new_name))
+        else:  # harsher than real: a crash may leave both names or none
+            folder.pending.append((old_name, node, None))
+            target.pending.append((None, node, new_name))
+
+    def link(self, old: str, new: str) -> None:
+        self._call("link", f"{old} -> {new}")
+        node = self._file(old)
+        folder, name = self._folder_of(new)
+        if name in folder.names:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new)
+        if not self.links:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), new)
+        folder.names[name] = node
+        folder.pending.append((None, node, name))
 
     def unlink(self, path: str) -> None:
         self._call("unlink", path)
@@ -279,11 +294,13 @@ class SimDisk:
         self._call(op, path)
         return inode
 
-    def lock(self, path: str) -> Handle:
+    def lock(self, path: str, *, shared: bool = False) -> Handle:
         self._call("lock", path)
         try:
             inode = self._file(path)
         except FileNotFoundError:
+            if shared:
+                raise
             inode = self._create(path)
         if inode.locked:
             raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), path)
@@ -325,10 +342,15 @@ class SimDisk:
             inode.cache.extend(bytes(grow))
             inode.sizes.append(len(inode.cache))
 
+    def free(self, path: str) -> tuple[int, int]:
+        self._call("free", path)
+        self._find(path)
+        return max(0, self._free()), self.capacity or 1 << 62
+
     def _free(self) -> int:
         if self.capacity is None:
             return 1 << 62
-        return self.capacity - _used(self.root)
+        return self.capacity - _used(self.root, set())
 
     def write(self, handle: Handle, buffers: Sequence[bytes], offset: int) -> int:
         inode = self._of("write", handle)
@@ -434,15 +456,24 @@ def _apply(
         names[add] = node
 
 
-def _used(folder: Folder) -> int:
-    return sum(_used(node) if isinstance(node, Folder) else len(node.cache) for node in folder.names.values())
+def _used(folder: Folder, seen: set[int]) -> int:
+    used = 0
+    for node in folder.names.values():
+        if isinstance(node, Folder):
+            used += _used(node, seen)
+        elif id(node) not in seen:
+            seen.add(id(node))
+            used += len(node.cache)
+    return used
 
 
-def _copy_folder(folder: Folder) -> Folder:
+def _copy_folder(folder: Folder, seen: dict[int, Inode]) -> Folder:
     copied: dict[str, Inode | Folder] = {}
     for name, node in folder.durable.items():
         if isinstance(node, Folder):
-            copied[name] = _copy_folder(node)
+            copied[name] = _copy_folder(node, seen)
         else:
-            copied[name] = Inode(bytearray(node.durable), bytearray(node.durable))
+            copied[name] = seen.setdefault(
+                id(node), Inode(bytearray(node.durable), bytearray(node.durable))
+            )
     return Folder(dict(copied), copied)

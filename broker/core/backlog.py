@@ -1,0 +1,233 @@
+"""What waits on disk: what goes there for want of memory, and what is read back ahead of the consumers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from broker.budget import Budget
+from broker.core.catalogue import Catalogue
+from broker.core.counters import Counters, Events
+from broker.core.jobs import Read
+from broker.core.ledger import Ledger
+from broker.core.message import MESSAGE_COST, Message
+from broker.core.positions import Entry
+from broker.core.queue import Loading, Queue
+from broker.core.restoring import Restorer, Values
+from broker.errors import DataDamaged
+from broker.journal import Damage, Record, number_of
+
+LOAD_MESSAGES: Final = 2048  # read back at a time, in one queue
+LOAD_BYTES: Final = 1 << 20
+READS_MAX: Final = 2  # under way at once: one is read while the results of the other are handed out
+HEAD: Final = 256  # messages of each queue that stay in memory as long as there are others to spill
+SPILL_END: Final = 4096  # messages on disk; with fewer of them new messages stay in memory again
+
+
+class Backlog:
+    """Owns the share of memory that waiting messages may take, and the reads under way. It is the queues' `Keeper`.
+
+    soft: bytes of messages in memory from which on the queues that were not served for longest go to disk.
+    """
+
+    def __init__(
+        self, ledger: Ledger, catalogue: Catalogue, budget: Budget, counters: Counters, events: Events, prefix: bytes
+    ) -> None:
+        self._ledger = ledger
+        self._catalogue = catalogue
+        self._counters = counters
+        self._events = events
+        self._restorer = Restorer(prefix)
+        self._memory = ledger.memory
+        self.soft = budget.limit // 2
+        self._load_bytes = min(LOAD_BYTES, budget.limit // 64)
+        self._wanted: dict[Queue, None] = {}
+        self._later: dict[Queue, None] = {}
+        self._unwritten: dict[Queue, None] = {}
+        self._reads = 0
+        self.turn = 0
+        self.ask_mark = ledger.ask_mark
+
+        catalogue.forgotten = self.forget
+
+    def forget(self, queue: Queue) -> None:
+        """A queue is going, and with it whatever of it was in memory only."""
+        left = [*queue.ready, *queue.tail, *queue.again.values(), *queue.kept.values()]
+        self._memory.book(-sum(message.size + MESSAGE_COST for message in left))
+        queue.stored.clear()
+        queue.counted.clear()
+
+    # --- to disk ------------------------------------------------------------------------------------------------------
+
+    def relieve(self) -> None:
+        """Over the soft mark: messages that wait go to disk, those of the queue served longest ago first."""
+        memory = self._memory
+        if memory.used <= self.soft:
+            return
+        goal = self.soft * 3 // 4
+        queues = [q for q in self._catalogue.by_name.values() if q.ready or q.tail or q.again]
+        queues.sort(key=lambda queue: queue.served)
+        for keep in (HEAD, 0):
+            for queue in queues:
+                freed = queue.spill_tail() if queue.tail and queue.stored else 0
+                freed += queue.spill_ready(keep)
+                if not keep:
+                    freed += queue.spill_again()
+                if freed:
+                    self._counters.spilled += 1
+                    queue.spilled = queue.stored.count > SPILL_END
+                    self._catalogue.dirty[queue] = None
+                    memory.book(-freed)
+                    if memory.used <= goal:
+                        return
+
+    # --- and back -----------------------------------------------------------------------------------------------------
+
+    def ask_load(self, queue: Queue) -> None:
+        if queue.loading is None and queue not in self._later:
+            self._wanted[queue] = None
+
+    def jobs(self) -> list[Read]:
+        """What the reader is to do next."""
+        jobs: list[Read] = []
+        readable = self._ledger.journal.readable
+        while self._wanted and self._reads < READS_MAX and (self._memory.used <= self.soft or not self._reads):
+            queue = next(iter(self._wanted))
+            del self._wanted[queue]
+            if queue.gone or queue.loading is not None or queue.damage:
+                continue
+            fresh = not queue.counted
+            entries = (queue.stored if fresh else queue.counted).take(LOAD_MESSAGES, self._load_bytes)
+            if not entries:
+                continue
+            if any(entry[1] >= readable for entry in entries):
+                # Copied forward a moment ago, and not written yet; the end of the batch brings us here again.
+                (queue.stored if fresh else queue.counted).add_front(entries)
+                self._unwritten[queue] = None
+                continue
+            queue.loading = Loading(entries, fresh=fresh)
+            if fresh:
+                queue.spilled = queue.stored.count > SPILL_END
+            self._memory.book(self._cost(queue, entries, fresh=fresh))
+            places = dict.fromkeys(entry[1] for entry in entries if entry[1])
+            if not fresh:
+                places.update(dict.fromkeys(entry[2] for entry in entries if entry[2]))
+            if not places:
+                self._settle_load(queue, {})
+                continue
+            for number in {number_of(place) for place in places}:
+                self._ledger.journal.by_number[number].readers += 1
+            self._reads += 1
+            jobs.append(Read(queue, list(places)))
+        return jobs
+
+    def _cost(self, queue: Queue, entries: Sequence[Entry], *, fresh: bool) -> int:
+        """What the messages of these entries take in memory; those in `kept` are there anyway."""
+        weigh = (queue.stored if fresh else queue.counted).weigh
+        total = 0
+        for _, place, a, b in entries:
+            if place:
+                count, size = weigh(a, b)
+                total += size + MESSAGE_COST * count
+        return total
+
+    def read(self, job: Read, results: Sequence[Record | Damage]) -> None:
+        """The reader is through with one of `jobs`."""
+        self._reads -= 1
+        for number in {number_of(place) for place in job.places}:
+            self._ledger.journal.by_number[number].readers -= 1
+        self._settle_load(job.queue, {result.place: result for result in results})
+
+    def _settle_load(self, queue: Queue, found: dict[int, Record | Damage]) -> None:
+        loading = queue.loading
+        if loading is None:
+            raise RuntimeError(f"{queue.name} did not ask for anything")
+        if queue.gone:
+            self._memory.book(-self._cost(queue, loading.entries, fresh=loading.fresh))
+            queue.loading = None
+            return
+        try:
+            messages = self._made(queue, loading, found)
+        except DataDamaged as error:
+            self._memory.book(-self._cost(queue, loading.entries, fresh=loading.fresh))
+            queue.loading = None
+            (queue.stored if loading.fresh else queue.counted).add_front(
+                [entry for entry in loading.entries if entry[0] not in loading.gone]
+            )
+            if isinstance(error, _Passing):
+                self._later[queue] = None
+            else:
+                self.close(queue, str(error))
+            return
+        if loading.gone:
+            left = [message for message in messages if message.seq not in loading.gone]
+            self._memory.book(-sum(m.size + MESSAGE_COST for m in messages if m.seq in loading.gone))
+            messages = left
+        self._counters.loaded += len(messages)
+        queue.loaded(messages, fresh=loading.fresh)
+        self._catalogue.dirty[queue] = None
+
+    def _made(self, queue: Queue, loading: Loading, found: dict[int, Record | Damage]) -> list[Message]:
+        """The messages of all entries, in order. Raises DataDamaged."""
+        made: list[Message] = []
+        restorer, key = self._restorer, queue.key
+        for entry in loading.entries:
+            seq, place, note, _ = entry
+            if not place:
+                made.append(queue.kept[seq])
+                continue
+            if loading.fresh:
+                made += restorer.fresh(key, entry, _sound(found[place]))
+            else:
+                notes = _sound(found[note]) if note else None
+                made.append(restorer.counted(key, entry, _sound(found[place]), notes))
+        for seq, place, _, _ in loading.entries:
+            if not place:
+                del queue.kept[seq]
+        return made
+
+    def written(self) -> None:
+        """A batch is done: what was copied forward with it can be read."""
+        for queue in self._unwritten:
+            self._catalogue.dirty[queue] = None
+        self._unwritten.clear()
+
+    def retry(self) -> None:
+        """What could not be read for want of a file descriptor or memory is tried again."""
+        for queue in self._later:
+            self._catalogue.dirty[queue] = None
+        self._later.clear()
+
+    @property
+    def must_retry(self) -> bool:
+        return bool(self._later)
+
+    def close(self, queue: Queue, text: str) -> None:
+        """A message of this queue is damaged: it fails closed, the others go on."""
+        if queue.damage:
+            return
+        queue.damage = text
+        self._catalogue.dirty[queue] = None
+        self._events.event("error", "damaged", f"{queue.name} hands out nothing more: {text}", queue=queue.name)
+
+    # --- what is handed out -------------------------------------------------------------------------------------------
+
+    def handed(self, queue: Queue, messages: list[Message]) -> None:
+        """They are with a consumer now; a body that is on disk is not kept. Hot: once per delivery of a run."""
+        queue.served = self.turn
+        size = 0
+        for message in messages:
+            if message.place:
+                size += message.size
+                message.body = b""
+        self._memory.book(-size)
+
+
+class _Passing(DataDamaged):
+    """It could not be read this time, for want of something else than sound bytes."""
+
+
+def _sound(result: Record | Damage) -> Values:
+    if isinstance(result, Damage):
+        raise _Passing(result.text) if result.passing else DataDamaged(result.text)
+    return result.values

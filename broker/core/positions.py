@@ -1,0 +1,452 @@
+"""Messages that wait on disk: where each of them is, in order of seq, 32 bytes an entry.
+
+An entry is four u64. The same words lie in checkpoints (docs/journal-format.md):
+
+- `Runs`, never delivered: (seq, place, mask, bytes): the messages seq + i for each bit i of the mask, all in the
+  record at `place`; bytes: what their own lines and bodies take together.
+- `Singles`, delivered before or dead letters: (seq, place, note, counts): one message; note: the place of the record
+  that says why it is a dead letter, 0 for none; counts: deliveries, failures and size, see `pack_counts`.
+
+`place` 0: the message is in memory only, and `Queue.kept` has it.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from operator import lt
+from typing import Final, NamedTuple
+
+from broker.budget import Account
+
+Entry = tuple[int, int, int, int]
+
+WORDS: Final = 4
+ENTRY_BYTES: Final = 32
+BLOCK_WORDS: Final = 512 * WORDS
+DELIVERIES_MAX: Final = 0xFFFF
+FAILURES_MAX: Final = 0xFF
+
+
+class Removed(NamedTuple):
+    """Messages taken out of an entry: where their records were, how many, and their bytes."""
+
+    place: int
+    note: int
+    messages: int
+    size: int
+
+
+def pack_counts(deliveries: int, failures: int, size: int) -> int:
+    """Both counts stop at what fits; nothing depends on more."""
+    return min(deliveries, DELIVERIES_MAX) | min(failures, FAILURES_MAX) << 16 | size << 32
+
+
+def unpack_counts(counts: int) -> tuple[int, int, int]:
+    """(deliveries, failures, size)."""
+    return counts & DELIVERIES_MAX, counts >> 16 & FAILURES_MAX, counts >> 32
+
+
+class Positions:
+    """Entries in ascending order of seq, in blocks. Booked on the account as they come and go.
+
+    count, size: messages in it and their bytes. The ranges that entries span never overlap.
+    """
+
+    __slots__ = ("_account", "_blocks", "_firsts", "_next", "_start", "count", "size")
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+        self._blocks: list[array[int]] = []
+        self._firsts: list[int] = []  # the first seq of each block, or a lower one
+        self._start = 0  # the word in the first block where its entries begin
+        self._next = 0  # a seq from here on goes behind all others
+        self.count = 0
+        self.size = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._blocks)
+
+    # --- what the two kinds differ in
+
+    @staticmethod
+    def weigh(a: int, b: int) -> tuple[int, int]:
+        """(messages, their bytes) of an entry with these last two words."""
+        raise NotImplementedError
+
+    @staticmethod
+    def last_of(seq: int, a: int) -> int:
+        """The last seq of an entry."""
+        raise NotImplementedError
+
+    def _cut(self, entry: Entry, first: int, last: int) -> tuple[Removed | None, Entry | None]:
+        """Take the messages from `first` to `last` out of an entry: what went, and what is left."""
+        raise NotImplementedError
+
+    # --- in
+
+    def add(self, seq: int, place: int, a: int, b: int) -> None:
+        """None of its messages may be in here. Behind all others in constant time."""
+        count, size = self.weigh(a, b)
+        self.count += count
+        self.size += size
+        self._account.book(ENTRY_BYTES)
+        blocks = self._blocks
+        if seq >= self._next or not blocks:
+            if blocks and len(blocks[-1]) < BLOCK_WORDS:
+                blocks[-1].extend((seq, place, a, b))
+            else:
+                blocks.append(array("Q", (seq, place, a, b)))
+                self._firsts.append(seq)
+            self._next = self.last_of(seq, a) + 1
+            return
+        at = max(bisect_right(self._firsts, seq) - 1, 0)
+        block = blocks[at]
+        start = 0 if at else self._start
+        word = start + WORDS * bisect_right(block[start::WORDS], seq)
+        block[word:word] = array("Q", (seq, place, a, b))
+        self._firsts[at] = min(self._firsts[at], seq)
+        self._next = max(self._next, self.last_of(seq, a) + 1)
+        if len(block) > 2 * BLOCK_WORDS:
+            self._split(at)
+
+    def _split(self, at: int) -> None:
+        block = self._blocks[at]
+        if at == 0 and self._start:
+            del block[: self._start]
+            self._start = 0
+        half = len(block) // WORDS // 2 * WORDS
+        self._blocks[at : at + 1] = [block[:half], block[half:]]
+        self._firsts.insert(at + 1, block[half])
+
+    def add_front(self, entries: list[Entry]) -> None:
+        """Ascending, all of them before what is in here."""
+        if not entries:
+            return
+        for _, _, a, b in entries:
+            count, size = self.weigh(a, b)
+            self.count += count
+            self.size += size
+        self._account.book(ENTRY_BYTES * len(entries))
+        if self._start:
+            del self._blocks[0][: self._start]
+            self._start = 0
+        if not self._blocks:
+            self._next = self.last_of(entries[-1][0], entries[-1][2]) + 1
+        for at in range((len(entries) - 1) // 512 * 512, -1, -512):
+            some = entries[at : at + 512]
+            self._blocks.insert(0, array("Q", [word for entry in some for word in entry]))
+            self._firsts.insert(0, some[0][0])
+
+    def load(self, data: bytes) -> None:
+        """Entries as `dump` gives them; what is in here of the same messages is replaced. Raises ValueError."""
+        words = array("Q", data)
+        if len(words) % WORDS:
+            raise ValueError("half an entry")
+        if sys.byteorder == "big":
+            words.byteswap()
+        seqs = words[::WORDS]
+        if seqs and seqs[0] >= self._next and all(map(lt, seqs, seqs[1:])) and self._apart(words):
+            for start in range(0, len(words), BLOCK_WORDS):
+                block = words[start : start + BLOCK_WORDS]
+                self._blocks.append(block)
+                self._firsts.append(block[0])
+            self._next = self.last_of(words[-WORDS], words[-2]) + 1
+            self.count += self._count_of(words)
+            self.size += self._size_of(words)
+            self._account.book(ENTRY_BYTES * len(seqs))
+            return
+        for at in range(0, len(words), WORDS):
+            seq, place, a, b = words[at : at + WORDS]
+            self.discard(seq, self.last_of(seq, a))
+            self.add(seq, place, a, b)
+
+    def _apart(self, words: array[int]) -> bool:
+        raise NotImplementedError
+
+    def _count_of(self, words: array[int]) -> int:
+        raise NotImplementedError
+
+    def _size_of(self, words: array[int]) -> int:
+        raise NotImplementedError
+
+    # --- out
+
+    @property
+    def first(self) -> int:
+        """The lowest seq, or one before it that is not waiting any more. Only where there is an entry."""
+        return self._blocks[0][self._start]
+
+    def take(self, count: int, size: int) -> list[Entry]:
+        """Entries from the front, until they hold about that many messages or bytes; one at least."""
+        taken: list[Entry] = []
+        messages = total = 0
+        while self._blocks and messages < count and total < size:
+            block, start = self._blocks[0], self._start
+            while start < len(block) and messages < count and total < size:
+                seq, place, a, b = block[start : start + WORDS]
+                one, weight = self.weigh(a, b)
+                messages += one
+                total += weight
+                taken.append((seq, place, a, b))
+                start += WORDS
+            self._start = start
+            if start == len(block):
+                self._drop_block(0)
+        self.count -= messages
+        self.size -= total
+        self._account.book(-ENTRY_BYTES * len(taken))
+        return taken
+
+    def clear(self) -> None:
+        """Forget all entries."""
+        self._account.book(-ENTRY_BYTES * sum(len(block) // WORDS for block in self._each_block()))
+        self._blocks.clear()
+        self._firsts.clear()
+        self._start = self._next = self.count = self.size = 0
+
+    def _drop_block(self, at: int) -> None:
+        del self._blocks[at], self._firsts[at]
+        if at == 0:
+            self._start = 0
+        if not self._blocks:
+            self._next = 0
+
+    def discard(self, first: int, last: int) -> list[Removed]:
+        """Take out the messages from seq `first` to `last`, both included, as far as they are here."""
+        found: list[Removed] = []
+        at, word = self._seek(first)
+        while at < len(self._blocks):
+            block = self._blocks[at]
+            if word >= len(block):
+                at, word = at + 1, 0
+                continue
+            seq, place, a, b = block[word : word + WORDS]
+            if seq > last:
+                break
+            removed, rest = self._cut((seq, place, a, b), first, last)
+            if removed is not None:
+                found.append(removed)
+                self.count -= removed.messages
+                self.size -= removed.size
+            if rest is not None:
+                block[word : word + WORDS] = array("Q", rest)
+                word += WORDS
+                continue
+            self._account.book(-ENTRY_BYTES)
+            if at == 0 and word == self._start:
+                self._start = word = word + WORDS
+            else:
+                del block[word : word + WORDS]
+            if len(block) == (self._start if at == 0 else 0):
+                self._drop_block(at)
+                word = 0
+        return found
+
+    def _seek(self, seq: int) -> tuple[int, int]:
+        """(block, word) of the last entry that begins at `seq` or before it; the first of all if none does."""
+        blocks = self._blocks
+        if not blocks or seq >= self._next:
+            return len(blocks), 0
+        block, start = blocks[0], self._start
+        if len(block) > start + WORDS and block[start + WORDS] > seq:
+            return 0, start  # the front, where messages go first
+        at = max(bisect_right(self._firsts, seq) - 1, 0)
+        block = blocks[at]
+        start = 0 if at else self._start
+        return at, start + WORDS * max(bisect_right(block[start::WORDS], seq) - 1, 0)
+
+    # --- looking
+
+    def __iter__(self) -> Iterator[Entry]:
+        for block in self._each_block():
+            for at in range(0, len(block), WORDS):
+                seq, place, a, b = block[at : at + WORDS]
+                yield seq, place, a, b
+
+    def _each_block(self) -> Iterator[array[int]]:
+        for at, block in enumerate(self._blocks):
+            yield block[self._start :] if at == 0 and self._start else block
+
+    def dump(self) -> Iterator[bytes]:
+        """All entries, little-endian, in pieces of some KiB."""
+        for block in self._each_block():
+            if sys.byteorder == "big":
+                block = block[:]
+                block.byteswap()
+            yield block.tobytes()
+
+    @property
+    def all_placed(self) -> bool:
+        """Whether all messages here are on disk."""
+        return all(min(block[1::WORDS]) for block in self._each_block())
+
+    def slice(self, first: int, last: int) -> Iterator[Entry]:
+        """The messages from seq `first` to `last` as entries of their own. Not to be changed meanwhile."""
+        at, word = self._seek(first)
+        while at < len(self._blocks):
+            block = self._blocks[at]
+            if word >= len(block):
+                at, word = at + 1, 0
+                continue
+            seq, place, a, b = block[word : word + WORDS]
+            if seq > last:
+                return
+            removed, rest = self._cut((seq, place, a, b), first, last)
+            if removed is not None:
+                if rest is None:
+                    yield seq, place, a, b
+                else:
+                    yield seq, place, a & ~rest[2], b - rest[3]
+            word += WORDS
+
+    def shares(self) -> Iterator[tuple[int, int, int]]:
+        """(segment number, messages, bytes): what they hold of each segment; a number may come several times."""
+        for block in self._each_block():
+            places = block[1::WORDS]
+            number = min(places) >> 32
+            if number == max(places) >> 32:
+                yield number, self._count_of(block), self._size_of(block)
+            else:
+                for at in range(0, len(block), WORDS):
+                    count, size = self.weigh(block[at + 2], block[at + 3])
+                    yield block[at + 1] >> 32, count, size
+
+    def note_numbers(self) -> Iterator[int]:
+        """The segment of each note that is not in the record of its message."""
+        for block in self._each_block():
+            if self._notes and max(block[2::WORDS]):
+                for at in range(0, len(block), WORDS):
+                    if block[at + 2] and block[at + 2] != block[at + 1]:
+                        yield block[at + 2] >> 32
+
+    def within(self, low: int, high: int, limit: int) -> list[Entry]:
+        """Entries with a place, or a note, from `low` up to `high` (not included); some `limit` of them at most."""
+        found: list[Entry] = []
+        for block in self._each_block():
+            if not self._touches(block, low, high):
+                continue
+            for at in range(0, len(block), WORDS):
+                seq, place, a, b = block[at : at + WORDS]
+                if low <= place < high or (self._notes and low <= a < high):
+                    found.append((seq, place, a, b))
+            if len(found) >= limit:
+                break
+        return found
+
+    _notes = False
+
+    def _touches(self, block: array[int], low: int, high: int) -> bool:
+        places = block[1::WORDS]
+        return min(places) < high and max(places) >= low
+
+    def replace(self, old: Entry, new: Entry) -> bool:
+        """Put another entry of the same messages in the place of one; returns whether it was still there."""
+        at, word = self._seek(old[0])
+        if at >= len(self._blocks):
+            return False
+        block = self._blocks[at]
+        if tuple(block[word : word + WORDS]) != old:
+            return False
+        block[word : word + WORDS] = array("Q", new)
+        return True
+
+
+class Runs(Positions):
+    """Messages that were never delivered, up to 64 in an entry."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def weigh(a: int, b: int) -> tuple[int, int]:
+        return a.bit_count(), b
+
+    @staticmethod
+    def last_of(seq: int, a: int) -> int:
+        return seq + a.bit_length() - 1
+
+    def _cut(self, entry: Entry, first: int, last: int) -> tuple[Removed | None, Entry | None]:
+        seq, place, mask, size = entry
+        low = max(first - seq, 0)
+        hit = mask >> low << low
+        if last - seq < 63:
+            hit &= (1 << (last - seq + 1)) - 1
+        if not hit:
+            return None, entry
+        if hit == mask:
+            return Removed(place, 0, mask.bit_count(), size), None
+        count = hit.bit_count()
+        part = size * count // mask.bit_count()
+        return Removed(place, 0, count, part), (seq, place, mask & ~hit, size - part)
+
+    def _apart(self, words: array[int]) -> bool:
+        ends = map(int.__add__, words[::WORDS], map(int.bit_length, words[2::WORDS]))
+        return all(map(int.__le__, ends, words[WORDS::WORDS])) and min(words[2::WORDS]) > 0
+
+    def _count_of(self, words: array[int]) -> int:
+        return sum(map(int.bit_count, words[2::WORDS]))
+
+    def _size_of(self, words: array[int]) -> int:
+        return sum(words[3::WORDS])
+
+
+class Singles(Positions):
+    """Messages with counts of their own, one in an entry."""
+
+    __slots__ = ()
+    _notes = True
+
+    @staticmethod
+    def weigh(a: int, b: int) -> tuple[int, int]:
+        return 1, b >> 32
+
+    @staticmethod
+    def last_of(seq: int, a: int) -> int:
+        return seq
+
+    def _cut(self, entry: Entry, first: int, last: int) -> tuple[Removed | None, Entry | None]:
+        seq, place, note, counts = entry
+        if first <= seq <= last:
+            return Removed(place, note, 1, counts >> 32), None
+        return None, entry
+
+    def _touches(self, block: array[int], low: int, high: int) -> bool:
+        notes = block[2::WORDS]
+        return super()._touches(block, low, high) or (min(notes) < high and max(notes) >= low)
+
+    def _apart(self, words: array[int]) -> bool:
+        return True
+
+    def _count_of(self, words: array[int]) -> int:
+        return len(words) // WORDS
+
+    def _size_of(self, words: array[int]) -> int:
+        return sum(counts >> 32 for counts in words[3::WORDS])
+
+
+def packed(entries: Iterable[Entry]) -> bytes:
+    """Entries as `Positions.load` takes them."""
+    words = array("Q", [word for entry in entries for word in entry])
+    if sys.byteorder == "big":
+        words.byteswap()
+    return words.tobytes()
+
+
+def runs_of(messages: Iterable[tuple[int, int, int]]) -> list[Entry]:
+    """Entries for messages given as (seq, place, size), ascending: neighbours in one record share an entry."""
+    entries: list[Entry] = []
+    first = after = place = mask = total = 0
+    for seq, where, size in messages:
+        if seq == after and where == place and where and seq - first < 64:
+            mask |= 1 << (seq - first)
+            total += size
+        else:
+            if mask:
+                entries.append((first, place, mask, total))
+            first, place, mask, total = seq, where, 1, size
+        after = seq + 1
+    if mask:
+        entries.append((first, place, mask, total))
+    return entries

@@ -1,0 +1,125 @@
+"""From records that were read back to messages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from broker.core.message import Envelope, Message
+from broker.core.positions import Entry, unpack_counts
+from broker.errors import DataDamaged
+from broker.journal import Carried, Messages, Moved, RecordType, Value
+
+Values = Sequence[tuple[RecordType, Value]]
+
+
+class Restorer:
+    """Makes the messages of a queue's entries. What does not hold what its entry says is damage."""
+
+    def __init__(self, prefix: bytes) -> None:
+        self._prefix = prefix  # of the message-ids of this log
+        self._envelope: Envelope | None = None
+        self._dead: tuple[int, Envelope, Envelope] | None = None  # the note and the envelopes worked out last
+
+    def fresh(self, key: bytes, entry: Entry, values: Values) -> list[Message]:
+        """The messages of an entry of `Runs`. Raises DataDamaged."""
+        seq, place, mask, _ = entry
+        for _, value in values:
+            if isinstance(value, Messages):
+                at = seq - value.first_seq
+                if 0 <= at < len(value.bodies) and key in (value.queues or (value.destination,)):
+                    count = mask.bit_length()
+                    return self._run(value, at, count, place, mask)
+            elif isinstance(value, Carried) and value.queue == key:
+                where = {one[0]: at for at, one in enumerate(value.entries)}
+                if seq in where:
+                    wanted = [seq + bit for bit in range(mask.bit_length()) if mask >> bit & 1]
+                    return [self._carried(value, where, one, place) for one in wanted]
+        raise missing(key, seq)
+
+    def _run(self, value: Messages, at: int, count: int, place: int, mask: int) -> list[Message]:
+        envelope = self._shared(value.destination, value.head, value.stamp_ms)
+        bodies = value.bodies[at : at + count]
+        if len(bodies) < count:
+            raise missing(value.destination, value.first_seq + at + count - 1)
+        seqs = range(value.first_seq + at, value.first_seq + at + count)
+        if value.owns is None:
+            made = [
+                Message(n, body, b"", envelope, place, size)
+                for n, body, size in zip(seqs, bodies, map(len, bodies), strict=True)
+            ]
+        else:
+            owns = value.owns[at : at + count]
+            made = [
+                Message(n, body, own, envelope, place, len(body) + len(own))
+                for n, body, own in zip(seqs, bodies, owns, strict=True)
+            ]
+        if mask.bit_count() == count:
+            return made
+        return [message for bit, message in enumerate(made) if mask >> bit & 1]
+
+    def _carried(self, value: Carried, where: dict[int, int], seq: int, place: int) -> Message:
+        if seq not in where:
+            raise missing(value.queue, seq)
+        at = where[seq]
+        envelope = self._shared(value.destination, value.head, value.stamp_ms)
+        own = value.owns[at] if value.owns else b""
+        return Message(seq, value.bodies[at], own, envelope, place, len(value.bodies[at]) + len(own))
+
+    def counted(self, key: bytes, entry: Entry, values: Values, note_values: Values | None) -> Message:
+        """The message of an entry of `Singles`; note_values: the record of its note. Raises DataDamaged."""
+        seq, place, note, counts = entry
+        (message,) = self.fresh(key, (seq, place, 1, 0), values) if not note else self._first(entry, values)
+        message.deliveries, message.failures, _ = unpack_counts(counts)
+        if note:
+            message.envelope = self._buried(key, seq, note, message.envelope, values if note == place else note_values)
+        return message
+
+    def _first(self, entry: Entry, values: Values) -> list[Message]:
+        """A dead letter's record names the queue that it was sent to, so only the seq tells."""
+        seq, place, _, _ = entry
+        for _, value in values:
+            if isinstance(value, Messages) and 0 <= seq - value.first_seq < len(value.bodies):
+                return self._run(value, seq - value.first_seq, 1, place, 1)
+            if isinstance(value, Carried):
+                where = {one[0]: at for at, one in enumerate(value.entries)}
+                if seq in where:
+                    return [self._carried(value, where, seq, place)]
+        raise missing(b"", seq)
+
+    def _buried(self, key: bytes, seq: int, note: int, old: Envelope, values: Values | None) -> Envelope:
+        if self._dead is not None and self._dead[:2] == (note, old):
+            return self._dead[2]
+        for _, value in values or ():
+            if isinstance(value, Moved) and value.target == key:
+                if not any(first <= seq <= last for first, last, _, _ in value.entries):
+                    continue
+            elif not (isinstance(value, Carried) and value.queue == key and any(e[0] == seq for e in value.entries)):
+                continue
+            envelope = dead_envelope(old, key.decode(), [(name, text) for name, text in json.loads(value.note)])
+            envelope.note = note
+            self._dead = (note, old, envelope)
+            return envelope
+        raise missing(key, seq)
+
+    def _shared(self, destination: bytes, head: bytes, stamp: int) -> Envelope:
+        text = destination.decode()
+        envelope = self._envelope
+        if (
+            envelope is None
+            or envelope.head != head
+            or envelope.stamp != stamp
+            or envelope.destination != text
+        ):
+            envelope = self._envelope = Envelope(text, head, stamp, self._prefix)
+        return envelope
+
+
+def missing(key: bytes, seq: int) -> DataDamaged:
+    name = key.decode("utf-8", "backslashreplace") or "its queue"
+    return DataDamaged(f"the record there is sound, but does not hold message {seq} of {name}")
+
+
+def dead_envelope(old: Envelope, name: str, extra: list[tuple[str, str]]) -> Envelope:
+    """The envelope of a dead letter: its own destination, where it was sent first, and why it is here."""
+    return Envelope(name, old.head, old.stamp, old.prefix, (("original-destination", old.destination), *extra))
