@@ -165,6 +165,12 @@ class HeldTooLong(ProtocolError):
     summary = "broker is over its memory limit"
 
 
+class DiskFull(HeldTooLong):
+    """The same for the disk: what is left of it is for those who acknowledge."""
+
+    summary = "broker has no room on its disk"
+
+
 class Unreachable(StompdError):
     """A command could not connect to the broker. The text names the address and what to try."""
 
@@ -188,6 +194,10 @@ class RefusedByBroker(StompdError):
 
 
 NO_ROOM: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
+
+
+class NoRoom(OSError):
+    """The disk is full, and so is what was kept for that. Nothing has failed: the same may be tried again."""
 
 
 def no_room(error: OSError) -> bool:

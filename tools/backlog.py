@@ -285,6 +285,7 @@ def main() -> int:
         try:
             phases = scene.run(options.root, options.wait, options.cores)
         except Wrong as error:
+            print(f"  {scene.key}: {error}", file=sys.stderr, flush=True)
             failed.append(f"{scene.key}: {error}")
             continue
         document["scenes"][scene.key] = [asdict(phase) for phase in phases]

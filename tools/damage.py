@@ -14,8 +14,11 @@ emptied. Right is:
 - exact: every message is there, byte for byte, in order, and nothing else is;
 - closed: what is missing is missing behind an ERROR to the consumer of that very queue, which names the file.
 
+Where records were changed and no message was missed by it, the scrub has to find it ("scrubbed").
+
 Everything else is silent damage, but for the one blind spot that docs/journal-format.md states: the loss of the newest
-segment file as a whole, where nothing vouches for it. Such cases are counted as "blind". Exit code 0: there was none; 1: the cases are named and can be run again by `--case`.
+segment file as a whole, where nothing vouches for it. Such cases are counted as "blind". Exit code 0: there was no
+silent damage; 1: the cases are named and can be run again by `--case`.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ from tests.support.simdisk import SECTOR, Folder, Inode, SimDisk
 from tests.support.wire import Got
 from tools.faulty import ALL_QUEUES, KIB, Stage, Step, acks, idle, play, rejects, restart, sends, transactions
 
-STORAGE = {"segment_size": 4 * KIB}
+STORAGE = {"segment_size": 4 * KIB, "checkpoint": 6 * KIB}
 MEMORY = 1024 * KIB
 # Headers of a delivery that belong to the delivery; redelivered may be said too often, never too seldom.
 OF_THE_DELIVERY = ("ack", "subscription", "redelivered")
@@ -133,15 +136,22 @@ def base() -> Base:
             known = older.setdefault(path, [])
             if data not in known and data != files.get(path):
                 known.append(data)
-    found, troubles = empty(disk.copy(Random(0)))
-    if troubles:
+    world = World(3, storage=STORAGE, memory=MEMORY, disk=disk.copy(Random(0)))
+    found, troubles = empty(world)
+    if troubles or scrub(world):
         raise RuntimeError(f"the folder is not sound: {troubles}")
     return Base(disk, files, older, found)
 
 
-def empty(disk: SimDisk) -> tuple[dict[str, list[Got]], dict[str, str]]:
+def scrub(world: World) -> list[str]:
+    """What the scrub finds, once round."""
+    world.events.seen.clear()
+    world.advance(len(world.journal.segments) + 4.0)
+    return [text for _, name, text in world.events.seen if name == "scrub"]
+
+
+def empty(world: World) -> tuple[dict[str, list[Got]], dict[str, str]]:
     """What each queue delivers, and the texts of the ERRORs that its consumer got. Raises StompdError."""
-    world = World(3, storage=STORAGE, memory=MEMORY, disk=disk)
     found: dict[str, list[Got]] = {}
     troubles: dict[str, str] = {}
     for queue in ALL_QUEUES:
@@ -261,7 +271,10 @@ def judge(case: Case) -> Verdict:
         return Verdict("no change")
     name = Path(case.path).name
     try:
-        found, troubles = empty(disk)
+        world = World(3, storage=STORAGE, memory=MEMORY, disk=disk)
+        records = in_records(folder, case, world)
+        found, troubles = empty(world)
+        scrubbed = scrub(world) if records and not troubles else []
     except StompdError as error:
         return refusal(error, name, Path(changed(folder, case)[0]).name)
     except Exception as error:
@@ -277,7 +290,21 @@ def judge(case: Case) -> Verdict:
         return Verdict("blind")
     if not problems and any(name not in text for text in troubles.values()):
         problems.append(f"an ERROR does not name {name}: {troubles}")
+    if records and not troubles and not problems:
+        if any(name in text for text in scrubbed):
+            return Verdict("exact, scrubbed")
+        problems.append(f"no message is missed, and the scrub does not find it: {scrubbed}")
     return Verdict("silent" if problems else "closed" if troubles else "exact", problems)
+
+
+def in_records(folder: Base, case: Case, world: World) -> bool:
+    """Whether bytes were changed that are records of a segment of this log."""
+    path, after = changed(folder, case)
+    before = folder.files.get(path)
+    segment = next((each for each in world.journal.segments if each.path == path), None)
+    if before is None or segment is None:
+        return False
+    return after is None or before[: segment.end] != after[: segment.end]
 
 
 def newest(folder: Base) -> str:

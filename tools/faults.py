@@ -41,7 +41,7 @@ ERRORS = ("EIO", "ENOSPC", "EROFS", "EMFILE", "EINTR", "EDQUOT")
 KINDS = (*ERRORS, SHORT, "EIO-revert")  # EIO-revert: after the failed sync the cache shows the old bytes (Btrfs)
 SOLO = ("/queue/deep",)
 STARTS = 4  # how often a broker that ended is started again while the fault lasts
-RELIEF = 120.0  # s of the broker's clock after which a disk that is well again must have been noticed
+RELIEF = 40.0  # s of the broker's clock after which a disk that is well again must have been noticed
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from tests.support.wire import Got
 KIB = 1024
 QUEUES = ("/queue/work", "/queue/pin", "/queue/deep")
 ALL_QUEUES = (*QUEUES, *(queue.replace("/queue/", "/queue/DLQ.") for queue in QUEUES))
-STORAGE = {"segment_size": 16 * KIB}
+STORAGE = {"segment_size": 16 * KIB, "checkpoint": 48 * KIB}
 MEMORY = 96 * KIB  # less than the backlog of the script, so that bodies have to be read back
 DRAIN_ROUNDS = 400
 
@@ -314,11 +314,11 @@ def churn(stage: Stage) -> None:
     stage.settle_down(5.0)
 
 
-def long_quiet(stage: Stage) -> None:
-    """Long enough for a checkpoint."""
-    stage.settle_down(40.0)
+def quiet(stage: Stage) -> None:
+    """Time for the scrub, and for whatever else is done by the clock."""
+    stage.settle_down(6.0)
     stage.peer("p").send("/queue/work", 50)
-    stage.settle_down(40.0)
+    stage.settle_down(32.0)
 
 
 def restart(how: str) -> Step:
@@ -339,7 +339,7 @@ def restart(how: str) -> Step:
 
 SCRIPT: tuple[Step, ...] = (
     opening, sends, acks, rejects, transactions, idle, restart("kill"), backlog, read_back, restart("power"),
-    churn, long_quiet, restart("clean"), sends, acks, idle,
+    churn, quiet, restart("clean"), sends, acks, idle,
 )  # fmt: skip
 
 

@@ -44,6 +44,7 @@ class Backlog:
         self._wanted: dict[Queue, None] = {}
         self._later: dict[Queue, None] = {}
         self._unwritten: dict[Queue, None] = {}
+        self._again = 0
         self._reads = 0
         self.turn = 0
         self.ask_mark = ledger.ask_mark
@@ -63,6 +64,9 @@ class Backlog:
         """Over the soft mark: messages that wait go to disk, those of the queue served longest ago first."""
         memory = self._memory
         if memory.used <= self.soft:
+            self._again = 0
+            return
+        if memory.used < self._again:
             return
         goal = self.soft * 3 // 4
         queues = [q for q in self._catalogue.by_name.values() if q.ready or q.tail or q.again]
@@ -80,6 +84,8 @@ class Backlog:
                     memory.book(-freed)
                     if memory.used <= goal:
                         return
+        # What is left is in flight or in memory only: it is of no use to look again before more has come.
+        self._again = memory.used + self.soft // 16
 
     # --- and back -----------------------------------------------------------------------------------------------------
 

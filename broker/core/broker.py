@@ -58,6 +58,7 @@ class Broker:
         self.journal = journal
         self.budget = budget
         self.counters = Counters()
+        self._stopped = False  # the last record is written
         self.draining = False  # the broker is about to stop: nothing more is handed out
         self._catalogue = Catalogue(settings.limits.queues, clock, budget.account("positions on disk"))
         self.queues = self._catalogue.by_name
@@ -195,9 +196,10 @@ class Broker:
             if not dirty:
                 backlog.relieve()
                 jobs += backlog.jobs()  # may find all that it wants in memory, and the queue dirty again
-        jobs += self._checkpoints.jobs()
-        jobs += self._compaction.jobs()
-        jobs += self._scrubbing.jobs()
+        if not self.draining:
+            jobs += self._checkpoints.jobs()
+            jobs += self._compaction.jobs()
+            jobs += self._scrubbing.jobs()
         if (batch := self.journal.take_batch()) is not None:
             self._last_write = self.clock.monotonic()
             jobs.append(Write(batch))
@@ -223,7 +225,7 @@ class Broker:
         """The reader is through with this job. Raises StorageFailed."""
         if not job.copying:
             self.backlog.read(job, results)
-        elif (damage := self._compaction.read(job, results)) is not None:
+        elif not self.draining and (damage := self._compaction.read(job, results)) is not None:
             self.backlog.close(*damage)
         self._trim()
 
@@ -247,7 +249,7 @@ class Broker:
     def _trim(self) -> None:
         """Segments at the old end that nobody needs go."""
         journal = self.journal
-        if journal.failed is None and (dead := journal.dead_segments()):
+        if journal.failed is None and not self._stopped and (dead := journal.dead_segments()):
             self._ledger.carry_marks({segment.number for segment in dead})
             journal.trim(dead)
 
@@ -264,5 +266,6 @@ class Broker:
 
     def stop(self) -> None:
         """All sessions are closed: one last record, which says that every count before it is exact."""
+        self._stopped = True
         if not self.journal.failed:
             self.journal.append_witness(clean=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from broker.core.message import Envelope, Message
 from broker.core.positions import Entry, unpack_counts
 from broker.errors import DataDamaged
-from broker.journal import Carried, Messages, Moved, RecordType, Value
+from broker.journal import Carried, Messages, Moved, RecordType, Value, number_of, offset_of, segment_name
 
 Values = Sequence[tuple[RecordType, Value]]
 
@@ -35,13 +35,13 @@ class Restorer:
                 if seq in where:
                     wanted = [seq + bit for bit in range(mask.bit_length()) if mask >> bit & 1]
                     return [self._carried(value, where, one, place) for one in wanted]
-        raise missing(key, seq)
+        raise missing(key, seq, place)
 
     def _run(self, value: Messages, at: int, count: int, place: int, mask: int) -> list[Message]:
         envelope = self._shared(value.destination, value.head, value.stamp_ms)
         bodies = value.bodies[at : at + count]
         if len(bodies) < count:
-            raise missing(value.destination, value.first_seq + at + count - 1)
+            raise missing(value.destination, value.first_seq + at + count - 1, place)
         seqs = range(value.first_seq + at, value.first_seq + at + count)
         if value.owns is None:
             made = [
@@ -60,7 +60,7 @@ class Restorer:
 
     def _carried(self, value: Carried, where: dict[int, int], seq: int, place: int) -> Message:
         if seq not in where:
-            raise missing(value.queue, seq)
+            raise missing(value.queue, seq, place)
         at = where[seq]
         envelope = self._shared(value.destination, value.head, value.stamp_ms)
         own = value.owns[at] if value.owns else b""
@@ -85,7 +85,7 @@ class Restorer:
                 where = {one[0]: at for at, one in enumerate(value.entries)}
                 if seq in where:
                     return [self._carried(value, where, seq, place)]
-        raise missing(b"", seq)
+        raise missing(b"", seq, place)
 
     def _buried(self, key: bytes, seq: int, note: int, old: Envelope, values: Values | None) -> Envelope:
         if self._dead is not None and self._dead[:2] == (note, old):
@@ -100,7 +100,7 @@ class Restorer:
             envelope.note = note
             self._dead = (note, old, envelope)
             return envelope
-        raise missing(key, seq)
+        raise missing(key, seq, note)
 
     def _shared(self, destination: bytes, head: bytes, stamp: int) -> Envelope:
         text = destination.decode()
@@ -115,9 +115,10 @@ class Restorer:
         return envelope
 
 
-def missing(key: bytes, seq: int) -> DataDamaged:
+def missing(key: bytes, seq: int, place: int) -> DataDamaged:
     name = key.decode("utf-8", "backslashreplace") or "its queue"
-    return DataDamaged(f"the record there is sound, but does not hold message {seq} of {name}")
+    where = f"{segment_name(number_of(place))}: offset {offset_of(place)}"
+    return DataDamaged(f"{where}: the record there is sound, but does not hold message {seq} of {name}")
 
 
 def dead_envelope(old: Envelope, name: str, extra: list[tuple[str, str]]) -> Envelope:

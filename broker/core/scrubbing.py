@@ -50,7 +50,7 @@ class Scrubbing:
 
     @property
     def due(self) -> float:
-        return self._next if self._rate and not self._out and self._segment is not None else 0.0
+        return self._next if self._rate and not self._out and len(self._journal.segments) > 1 else 0.0
 
     @property
     def _segment(self) -> Segment | None:
@@ -64,9 +64,11 @@ class Scrubbing:
 
     def jobs(self) -> list[Keep]:
         now = self._clock.monotonic()
-        if not self._rate or self._out or now < self._next or (segment := self._segment) is None:
+        if not self._rate or self._out or now < self._next:
             return []
         self._next = now + EVERY
+        if (segment := self._segment) is None:
+            return []
         if segment.number != self._number:
             self._number, self._offset = segment.number, 0
         segment.readers += 1

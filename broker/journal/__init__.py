@@ -30,7 +30,7 @@ from broker.journal.records import (
 )
 from broker.journal.recovery import Log, open_log
 from broker.journal.scrub import Scrub, ScrubResult
-from broker.journal.segment import Segment, number_of, offset_of, place_of
+from broker.journal.segment import Segment, number_of, offset_of, place_of, segment_name
 from broker.journal.writer import Writer
 
 __all__ = [
@@ -39,5 +39,5 @@ __all__ = [
     "Run", "Scrub", "ScrubResult", "Segment", "StorageSettings", "Summary", "Value", "Writer",
     "acked_payload", "carried_payload", "decode", "delivered_payload", "encode_part", "lost_payload",
     "messages_payload", "moved_payload", "number_of", "offset_of", "open_log", "place_of",
-    "returned_payload", "skim", "transaction_payload",
+    "returned_payload", "segment_name", "skim", "transaction_payload",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from broker.journal.segment import Segment
+from broker.journal.segment import Segment, SegmentHeader
 
 
 class StorageSettings(Protocol):
@@ -42,12 +42,12 @@ class Append:
 @dataclass(slots=True)
 class Roll:
     """`segment` takes over, with `header`. `old`, None at a start, is synced before the new file gets its
-    name.
+    name. The size in the header is what the writer is to allocate if there is room.
     """
 
     old: Segment | None
     segment: Segment
-    header: bytes
+    header: SegmentHeader
 
 
 class Batch:
@@ -55,7 +55,9 @@ class Batch:
 
     first_lsn, last_lsn: what is in it. end: the place behind it. sync: whether it ends with a sync. synced_lsn: highest LSN that is
     on the medium when the batch is done. unlink: segments to remove after the sync, oldest first. prepare:
-    (path, bytes) of a segment to make ready for the next roll, or None.
+    (path, bytes) of a segment to make ready for the next roll, or None. What the writer has to tell:
+    no_room: the disk was full somewhere, whatever became of it. shrunk: segments that got fewer bytes than
+    they were to have, and how many.
     """
 
     __slots__ = (
@@ -63,7 +65,9 @@ class Batch:
         "first_lsn",
         "last_lsn",
         "must_sync",
+        "no_room",
         "prepare",
+        "shrunk",
         "size",
         "steps",
         "sync",
@@ -82,3 +86,10 @@ class Batch:
         self.synced_lsn = 0
         self.unlink: list[Segment] = []
         self.prepare: tuple[str, int] | None = None
+        self.no_room = False
+        self.shrunk: list[tuple[Segment, int]] = []
+
+    def need(self, segment: Segment) -> int:
+        """Bytes that a segment must have to take what this batch appends to it; 0 for nothing."""
+        ends = [s.offset + s.size for s in self.steps if isinstance(s, Append) and s.segment is segment]
+        return max(ends, default=0)

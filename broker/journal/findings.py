@@ -5,12 +5,19 @@ own state.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from broker.journal.records import RecordType, Value
+from broker.journal.scan import Beyond, Scan, queues_at
 from broker.journal.segment import SEGMENT_HEADER_BYTES, Segment
 from broker.journal.state import State
-from broker.journal.verdict import Verdict
+from broker.journal.verdict import Case, Verdict
+from broker.system import Disk
+
+WAY_OUT: Final = (
+    "Nothing was changed and nothing is skipped. Keep a copy of the folder; restore it from a backup, "
+    'or read docs/operations.md, "Damaged data"'
+)
 
 
 class Replayed(NamedTuple):  # one for each record: a frozen dataclass takes twice as long to make
@@ -70,3 +77,22 @@ class Seen:
         self.next_seq = max(self.next_seq, state.next_seq)
         self.boot = max(self.boot, state.boot)
         self.clean = clean
+
+
+def damage_text(disk: Disk, scan: Scan, case: Case, beyond: Beyond, last_lsn: int) -> str:
+    """Where the records of a segment end and should not. last_lsn: of the last one at risk; 0: not known."""
+    first = scan.lsn + 1
+    if beyond.first_lsn is not None and beyond.first_lsn > first:
+        last_lsn = beyond.first_lsn - 1
+    at_risk = f"lsn {first}" + (f" to {last_lsn}" if last_lsn > first else " and what follows")
+    handle = disk.open(scan.path)
+    try:
+        queues = queues_at(disk, handle, scan.offset)
+    finally:
+        disk.close(handle)
+    queues += [name for name in beyond.queues if name not in queues]
+    named = ", ".join(name.decode("utf-8", "backslashreplace") for name in queues) or "not known"
+    return (
+        f"{scan.path}: offset {scan.offset}: damaged or missing records: {case.why}. At risk: {at_risk}; "
+        f"queues named there: {named}. {WAY_OUT}"
+    )

@@ -25,6 +25,7 @@ BATCH_BYTES_MAX: Final = 4 * 1024 * 1024  # one record may be larger; it then go
 BATCH_RECORDS_MAX: Final = 1024
 WITNESS_ALIGNMENT: Final = 512  # bytes; what a disk loses at a time
 DIGEST_BYTES: Final = 16
+SMALL_SEGMENT: Final = 1024 * 1024  # bytes; what new segments have while the disk is nearly full
 # An unclean start skips this many seqs, and a WITNESS says the next one long before so many are given out
 # unrecorded: messages that are not persistent take seqs without leaving a trace, and no seq may ever come
 # back.
@@ -43,7 +44,8 @@ class Journal:
     unless the configuration says otherwise. synced:    highest LSN known to be on the medium; every record
     carries it (reliability.md 2.3). segment:   where the record appended last lies. queued:    bytes
     appended and not yet done, waiting or at the writer. written:   bytes that are done, since the start.
-    readable:  records at places below this one are in their files. failed:    set once and for ever when a
+    readable:  records at places below this one are in their files. small_segments: set it while the disk is
+    nearly full: new segments are small then. failed:    set once and for ever when a
     batch failed.
     """
 
@@ -73,6 +75,7 @@ class Journal:
         self.failed: StorageFailed | None = None
         self.queued = 0
         self.written = 0
+        self.small_segments = False
         self.readable = 0
         self.segments: deque[Segment] = deque(segments)
         self.by_number: dict[int, Segment] = {segment.number: segment for segment in self.segments}
@@ -153,12 +156,17 @@ class Journal:
     def segment(self) -> Segment:
         return self.segments[-1]
 
+    @property
+    def _segment_size(self) -> int:
+        size = self._settings.segment_size
+        return min(size, SMALL_SEGMENT) if self.small_segments else size
+
     def _make_room(self, need: int) -> None:
         """A new batch, a new segment, or both, so that a record of `need` bytes can follow."""
         if self._offset + need > self.segment.size - SEAL_BYTES:
             old = self.segment
             self._seal()
-            size = max(self._settings.segment_size, SEGMENT_HEADER_BYTES + need + SEAL_BYTES)
+            size = max(self._segment_size, SEGMENT_HEADER_BYTES + need + SEAL_BYTES)
             self._open_segment(old, old.number + 1, size)
         elif self._batch.steps and self.lsn >= self._batch.first_lsn:
             self._close_batch()
@@ -173,7 +181,8 @@ class Journal:
         last_lsn, last_crc = self.lsn, self._crc
         self._hash_heads()
         seal = Seal(last_lsn, last_lsn + 1 - segment.first_lsn, last_crc, self._digest.digest())
-        self._limit, self._lsn_limit = segment.size, last_lsn + 1
+        # A segment that got less room than it was to have may end behind that already.
+        self._limit, self._lsn_limit = max(segment.size, self._offset + SEAL_BYTES), last_lsn + 1
         self.append(RecordType.SEAL, seal_payload(seal))
         self._close_step()
         self._batch.synced_lsn = self.lsn  # the roll that follows syncs it
@@ -196,7 +205,7 @@ class Journal:
         self._heads.clear()
         self._digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
         self._offset = SEGMENT_HEADER_BYTES
-        self._batch.steps.append(Roll(old, segment, header.pack()))
+        self._batch.steps.append(Roll(old, segment, header))
         self._open_step()
         self._set_limits(0)
 
@@ -260,7 +269,7 @@ class Journal:
         if isinstance(last, Append) and last.segment.number >= self._prepared and last.past_half:
             self._prepared = last.segment.number + 1
             path = join_path(self._log_dir, tmp_name(self._prepared))
-            batch.prepare = (path, self._settings.segment_size)
+            batch.prepare = (path, self._segment_size)
         return batch
 
     def _close_batch(self) -> None:
@@ -287,6 +296,10 @@ class Journal:
         if error is not None:
             self.fail(error)
             return
+        for segment, size in batch.shrunk:
+            segment.size = size
+            if segment is self.segment:
+                self._set_limits(0)  # what was appended behind its end meanwhile makes the file grow
         self.queued -= batch.size
         self.written += batch.size
         self.readable = batch.end

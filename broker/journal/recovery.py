@@ -15,12 +15,12 @@ from zlib import crc32
 from broker.errors import DataDamaged, StompdError, StorageFailed
 from broker.journal.batch import Batch, StorageSettings
 from broker.journal.checkpoint import Basis, CheckpointFile, Part
-from broker.journal.findings import End, Replayed, Seen, Summary
+from broker.journal.findings import WAY_OUT, End, Replayed, Seen, Summary, damage_text
 from broker.journal.folder import Found, make_log_dir, survey, take_folder, write_meta
 from broker.journal.journal import SEQ_JUMP, Journal
 from broker.journal.reader import Reader
 from broker.journal.records import DECODERS, HEADER_BYTES, SKIMMERS, STATE_TYPES, Messages, RecordType, Run, decode
-from broker.journal.scan import Beyond, Scan, look_beyond, queues_at
+from broker.journal.scan import Beyond, Scan, look_beyond
 from broker.journal.scrub import Scrub
 from broker.journal.segment import SEGMENT_HEADER_BYTES, Meta, Segment, SegmentHeader, place_of, segment_name
 from broker.journal.shortcut import Shortcuts
@@ -30,10 +30,6 @@ from broker.journal.writer import Writer, join_path
 from broker.system import Clock, Disk, Handle, Rng
 
 LOG_ID_BYTES: Final = 16
-_WAY_OUT: Final = (
-    "Nothing was changed and nothing is skipped. Keep a copy of the folder; restore it from a backup, "
-    'or read docs/operations.md, "Damaged data"'
-)
 
 
 def open_log(disk: Disk, data_dir: str, settings: StorageSettings, clock: Clock, rng: Rng) -> Log:
@@ -263,7 +259,7 @@ class Log:
                     self._take(kind, data, start, end)
             case, beyond = self._judge(handle, scan, header, None)
         if case.verdict is Verdict.DAMAGED:
-            raise DataDamaged(self._damage(scan, case, beyond, self._vouched))
+            raise DataDamaged(damage_text(self._disk, scan, case, beyond, self._vouched))
         self._end = End(last, scan.lsn, scan.crc, scan.offset, case.verdict)
         self.summary.torn_bytes = beyond.cut_bytes
         low = self._seen.low
@@ -301,7 +297,7 @@ class Log:
         ):
             raise DataDamaged(
                 f"{path}: offset 0: the header is segment {header.number}'s, lsn {header.first_lsn} on, "
-                f"log {header.log_id.hex()}; expected segment {number}, log {self.log_id.hex()}. {_WAY_OUT}"
+                f"log {header.log_id.hex()}; expected segment {number}, log {self.log_id.hex()}. {WAY_OUT}"
             )
         return header
 
@@ -321,6 +317,9 @@ class Log:
         segment = Segment(number, header.first_lsn, self._path(number), header.size)
         seen, summary = self._seen, self.summary
         decoders, base = (SKIMMERS if skims else DECODERS), place_of(number, 0)
+        # What the checkpoint tells already: read to verify the rest, and told to nobody. Twice is not once here: an
+        # ACKED kills what a later MOVED brought to the same queue under the same seq, and cannot bring again.
+        known = self.checkpoint.lsn if self.checkpoint else 0
         with self._open(number) as handle:
             scan = Scan(
                 self._disk, handle, segment.path, self._seed, header.first_lsn, header.prev_crc, stop_lsn
@@ -331,6 +330,8 @@ class Log:
                 seen.clean = False
                 if kind in STATE_TYPES:
                     self._take(kind, data, start, end)
+                    continue
+                if lsn <= known:
                     continue
                 try:
                     values = decode(kind, data, start, end, decoders)
@@ -352,7 +353,7 @@ class Log:
             named = (stop_lsn, following.prev_crc if following else self._end.crc)
             case, beyond = self._judge(handle, scan, header, named)
             if case.verdict is Verdict.DAMAGED:
-                raise DataDamaged(self._damage(scan, case, beyond, stop_lsn))
+                raise DataDamaged(damage_text(self._disk, scan, case, beyond, stop_lsn))
         segment.last_lsn, segment.end = scan.lsn, scan.offset
         self._segments.append(segment)
         summary.segments += 1
@@ -377,30 +378,6 @@ class Log:
 
     # ------------------------------------------------------------------------------------- texts about damage
 
-    def _damage(self, scan: Scan, case: Case, beyond: Beyond, last_lsn: int) -> str:
-        first = scan.lsn + 1
-        if beyond.first_lsn is not None and beyond.first_lsn > first:
-            last_lsn = beyond.first_lsn - 1
-        at_risk = f"lsn {first}" + (
-            f" to {last_lsn}" if last_lsn > first else " and what follows"
-        )
-        with self._open_path(scan.path) as handle:
-            queues = queues_at(self._disk, handle, scan.offset)
-        queues += [name for name in beyond.queues if name not in queues]
-        named = ", ".join(name.decode("utf-8", "backslashreplace") for name in queues) or "not known"
-        return (
-            f"{scan.path}: offset {scan.offset}: damaged or missing records: {case.why}. At risk: {at_risk}; "
-            f"queues named there: {named}. {_WAY_OUT}"
-        )
-
-    @contextmanager
-    def _open_path(self, path: str) -> Iterator[Handle]:
-        handle = self._disk.open(path)
-        try:
-            yield handle
-        finally:
-            self._disk.close(handle)
-
     def _missing(self, missing: list[int], last: SegmentHeader) -> str:
         names = ", ".join(str(number) for number in missing[:8]) + (" ..." if len(missing) > 8 else "")
         last_lsn = last.prev_last_lsn
@@ -414,4 +391,4 @@ class Log:
                 first_lsn = self._read_header(number).first_lsn
                 break
         at_risk = f"up to lsn {last_lsn}" + (f", some after lsn {first_lsn}" if first_lsn else "")
-        return f"{self._log_dir}: segment {names} missing. At risk: records {at_risk}. {_WAY_OUT}"
+        return f"{self._log_dir}: segment {names} missing. At risk: records {at_risk}. {WAY_OUT}"

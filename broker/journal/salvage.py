@@ -62,6 +62,7 @@ class Salvage:
         self._told = told
         self._clean = False
         self._begin = 0  # the segment where the checkpoint leaves off
+        self._known = 0  # the last LSN that it tells of; a record applied twice could kill what came later
         self._next_seq = 1
         self._waiting = Waiting()
         self.done = Salvaged()
@@ -128,7 +129,7 @@ class Salvage:
         except CheckpointDoubted:
             self._waiting = Waiting()  # the log alone, then
             return
-        self._begin = basis.segment
+        self._begin, self._known = basis.segment, basis.lsn
         self._next_seq = basis.next_seq
 
     def _take(self, piece: Piece, sound: Sound) -> None:
@@ -137,7 +138,7 @@ class Salvage:
         if state is not None:
             self._next_seq = max(self._next_seq, state.next_seq)
             self._clean = sound.kind == RecordType.WITNESS and state.clean
-        elif piece.number >= self._begin:
+        elif piece.number >= self._begin and sound.lsn > self._known:
             place = place_of(piece.number, sound.offset)
             for _, value in decode(sound.kind, sound.data, sound.start, sound.end, SKIMMERS):
                 self._waiting.apply(value, place)

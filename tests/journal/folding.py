@@ -108,7 +108,7 @@ def fold(items: Iterable[Replayed | Part]) -> Folded:
 def part_of(queue: bytes, mark: int, messages: dict[int, Known]) -> Part:
     fresh = counted = b""
     for seq, (place, note, deliveries, failures) in sorted(messages.items()):
-        if deliveries or note:
+        if deliveries or failures or note:
             counted += ENTRY.pack(seq, place, note, deliveries | failures << 16)
         else:
             fresh += ENTRY.pack(seq, place, 1, 0)

@@ -253,13 +253,56 @@ def test_a_sound_folder_is_salvaged_exactly(seed: int) -> None:
 
 
 def test_new_messages_in_the_salvaged_folder_get_numbers_of_their_own() -> None:
-    bench, made = traffic(1)
+    bench = Bench()
+    with bench.running() as run:
+        run.send(b"x", 5)
+        run.journal.append(RecordType.ACKED, acked_payload(b"/queue/a", [5]))
+        run.stop()
     salvage(bench.disk)
     log = open_log(bench.disk, OUT, Settings(), ManualClock(), FixedRng())
     assert list(log.replay()) and log.summary.clean
     journal, writer = log.start()
-    assert journal.take_seqs(1) > max(seq for _, seq in made.state)
+    assert journal.take_seqs(1) > 5
     writer.close()
+
+
+def test_what_a_carried_record_says_replaces_what_was_known() -> None:
+    bench = Bench()
+    with bench.running() as run:
+        seq = run.journal.take_seqs(1)
+        for kind, payload in (
+            (RecordType.MESSAGES, messages_payload(b"/queue/a", (), b"", 1, seq, None, [b"x"])),
+            (RecordType.MOVED, moved_payload(b"/queue/a", b"/queue/b", [(seq, seq, 3, 2)], b'[["a", "b"]]')),
+            (RecordType.CARRIED, carried_payload(b"/queue/b", b"/queue/b", b"", 1, b"", [(seq, 0, 0)], None, [b"x"])),
+        ):
+            run.journal.append(kind, payload)
+        run.stop()
+    assert salvage(bench.disk).whole
+    assert contents(bench.disk) == contents(bench.disk, DATA)
+    assert contents(bench.disk)[b"/queue/b", seq].deliveries == 0
+
+
+def test_segments_that_were_removed_are_not_dug_out_again() -> None:
+    bench = Bench()
+    with bench.running() as run:
+        run.send(bytes(1500))
+        run.send(bytes(1500))
+        run.journal.append(RecordType.ACKED, acked_payload(b"/queue/a", [1, 2]))
+        run.pump()
+        removed = bench.disk.contents(segment_path(1))
+        for _ in range(3):
+            run.send(bytes(1500))
+        run.pump()
+        for segment in run.journal.segments:
+            segment.live = 0 if segment.number == 1 else 1
+        run.journal.trim(run.journal.dead_segments())
+        run.stop()
+    assert segment_path(1) not in bench.disk.files(LOG)
+    bench.disk.create(segment_path(1))
+    bench.disk.put(segment_path(1), removed)  # an unlink that a crash undid
+    assert outcome(bench.disk) is Outcome.CLEAN
+    done = salvage(bench.disk)
+    assert done.whole and contents(bench.disk) == contents(bench.disk, DATA)
 
 
 def test_after_an_unclean_stop_all_up_to_the_mark_count_as_delivered() -> None:
@@ -416,6 +459,17 @@ def test_files_under_each_others_names_are_read_as_what_they_are() -> None:
     assert contents(bench.disk) == made.state and not done.unsure and len(done.holes) == 2
 
 
+def test_a_header_that_names_another_end_of_the_segment_before_is_damage_on_both_sides() -> None:
+    bench, made = traffic(4)
+    path = segment_path(3)
+    data = bench.disk.contents(path)
+    bench.disk.put(path, resealed(patched(data, 64, bytes(4)), SEGMENT_HEADER_BYTES))
+    assert outcome(bench.disk) is Outcome.REFUSED
+    done = salvage(bench.disk)
+    assert {hole.number for hole in done.holes} == {2, 3}
+    assert contents(bench.disk).keys() == made.state.keys()
+
+
 def test_a_newer_versions_folder_is_left_alone() -> None:
     bench, _ = traffic(4)
     data = bench.disk.contents(META)
@@ -552,6 +606,17 @@ def test_a_damaged_checkpoint_is_named_and_the_log_alone_is_enough() -> None:
     done = salvage(bench.disk)
     assert contents(bench.disk) == made.state and [hole.path for hole in done.holes] == [path]
     assert not done.unsure
+
+
+def test_a_checkpoint_of_another_history_of_the_log_is_not_used() -> None:
+    (bench, made), (other, _) = with_checkpoint(5), with_checkpoint(6)
+    (path,) = bench.disk.files(f"{DATA}/ckpt")
+    (foreign,) = other.disk.files(f"{DATA}/ckpt")
+    bench.disk.remove(path)
+    bench.disk.create(foreign)
+    bench.disk.put(foreign, other.disk.contents(foreign))
+    done = salvage(bench.disk)
+    assert contents(bench.disk) == made.state and not done.unsure
 
 
 # forget

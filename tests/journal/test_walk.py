@@ -112,7 +112,8 @@ def test_what_is_sound_is_found_and_what_is_not_is_named(seed: int) -> None:
         }
     del data[len(bench.disk.contents(TWO)) :]
     bench.disk.put(TWO, bytes(data))
-    assert check(walked(bench.disk), written, min(written), max(written)) == spoilt
+    for header_lost in (False, True):
+        assert check(walked(bench.disk, header_lost=header_lost), written, min(written), max(written)) == spoilt
     # Scrub, in steps of any size, sees the same.
     damages = scrubbed(bench.disk, written, rng.choice([1, 500, 4000, 10**6]))
     assert bool(damages) == bool(spoilt)

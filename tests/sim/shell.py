@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.budget import Budget
 from broker.config import Settings
-from broker.core import Broker, Replay, Timer, Write
+from broker.core import Broker, Keep, Read, Timer, Write, replayed
 from broker.errors import StorageFailed
 from broker.journal import Log, Writer, open_log
 from broker.session import Session
@@ -111,14 +111,18 @@ class Shell:
         """From the lock to the first client. Raises StorageFailed, PowerLoss, and DataDamaged, which is a false alarm."""
         self._clear()
         self.log: Log = open_log(self.disk, "data", self.settings.storage, self.clock, self.rng)
-        replay = Replay(self.log.log_id)
-        for record in self.log.replay():
-            replay.apply(record)
+        self.budget = Budget(self.settings.memory.limit)
+        replay = replayed(self.log, self.budget.account("positions on disk"))
         self.clean = self.log.summary.clean
+        self.counts["starts on a checkpoint"] += self.log.checkpoint is not None
+        if self.log.doubts:
+            raise Broken(f"nothing was damaged, and a checkpoint is not used: {self.log.doubts}")
         self.journal, writer = self.log.start()
         self.writer: Writer = writer
-        self.budget = Budget(self.settings.memory.limit)
-        self.broker = Broker(self.settings, self.clock, self.journal, self.budget, self)
+        self.reader = self.log.reader()
+        self.broker = Broker(
+            self.settings, self.clock, self.journal, self.budget, self, self.log.checkpoint_file(), self.log.scrub()
+        )
         replay.finish(self.broker, clean=self.clean)
         self.running = True
         self.note(b"start", self.log.log_id)
@@ -129,6 +133,11 @@ class Shell:
 
     def die(self) -> None:
         """The process is gone; what its disk makes of it is the disk's matter."""
+        if self.running:
+            counters = self.broker.counters
+            for name in ("spilled", "loaded", "carried", "checkpoints", "scrubbed", "damaged"):
+                self.counts[name] += getattr(counters, name)
+            self.counts["trimmed"] += self.journal.segments[0].number
         self.running = False
         for line in list(self.lines.values()):
             line.going.clear()
@@ -222,6 +231,10 @@ class Shell:
             self.timer = job.due
         elif isinstance(job, Write):
             self.lanes["storage"].append(Task(job))
+        elif isinstance(job, Read):
+            self.lanes["reader"].append(Task(job))
+        elif isinstance(job, Keep):
+            self.lanes["keeper"].append(Task(job))
         else:
             raise Broken(f"a job that nobody knows: {job}")
 
@@ -241,6 +254,8 @@ class Shell:
         try:
             task.result = self._do(task.job)
         except OSError as error:
+            if isinstance(task.job, Read):
+                raise Broken(f"the reader raised {error!r}") from error
             task.error = error
         task.ran = True
         self.note(b"ran", lane.encode())
@@ -249,6 +264,10 @@ class Shell:
     def _do(self, job: Any) -> Any:
         if isinstance(job, Write):
             return self.writer.run(job.batch)
+        if isinstance(job, Read):
+            return self.reader.read(job.places)
+        if isinstance(job, Keep):
+            return job.task.run()
         raise Broken(f"a job that nobody does: {job}")
 
     def report(self, lane: str) -> bool:
@@ -260,6 +279,10 @@ class Shell:
         try:
             if isinstance(task.job, Write):
                 self.broker.written(task.job.batch, task.error)
+            elif isinstance(task.job, Read):
+                self.broker.read(task.job, task.result)
+            elif isinstance(task.job, Keep):
+                self.broker.kept(task.job, task.result, task.error)
         except StorageFailed as error:
             self.storage_failed(error)
         if self.journal.failed is not None:

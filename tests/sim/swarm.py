@@ -16,6 +16,23 @@ ACTIONS = {
     "leave": 2, "reply": 3, "garbage": 1, "stick": 2,
 }  # fmt: skip
 NEEDED = ("send", "settle", "subscribe")
+# A small world reaches only small numbers: what guards thousands guards a few here.
+SMALL: dict[str, tuple[float, ...]] = {
+    "queue.MARK_STEP": (2, 5, 20, 1000),
+    "queue.LOAD_LOW": (1, 4, 50),
+    "backlog.LOAD_MESSAGES": (1, 3, 20),
+    "backlog.HEAD": (0, 2, 10),
+    "backlog.SPILL_END": (0, 5, 40),
+    "checkpoints.EVERY": (0.5, 5.0, 30.0),
+    "checkpoints.SLICE_MESSAGES": (1, 5, 1000),
+    "checkpoints.SLICE_QUEUES": (1, 2, 1000),
+    "checkpoints.PART_BYTES": (32, 128, 1 << 20),
+    "compaction.LIVE_SHARE": (0.3, 0.3, 0.7, 0.95),
+    "compaction.PORTION_BYTES": (1, 500, 1 << 20),
+    "compaction.PORTION_MESSAGES": (1, 5, 1000),
+    "compaction.RECORD_MESSAGES": (1, 3, 64),
+    "positions.BLOCK_WORDS": (8, 16, 2048),
+}
 
 
 @dataclass(frozen=True)
@@ -41,7 +58,7 @@ class Swarm:
     full: float  # how likely a step fills the disk up
     endings: tuple[str, ...]
     rest: float  # how likely a step lets everything come to rest
-    mark_step: int
+    small: dict[str, float]  # constants of modules of the core, by "module.NAME"
     failures: int  # deliveries that make a dead letter
     settings: Settings
 
@@ -77,7 +94,7 @@ def draw(random: Random) -> Swarm:
         full=0.0 if calm else choice((0.0, 0.0, 0.01)),
         endings=tuple(endings),
         rest=choice((0.0, 0.02, 0.1)),
-        mark_step=choice((2, 5, 20, 1000)),
+        small={name: choice(values) for name, values in SMALL.items()},
         failures=choice((1, 2, 4, 10)),
         settings=_settings(random, fsync),
     )
@@ -89,8 +106,14 @@ def _settings(random: Random, fsync: str) -> Settings:
         Settings(),
         data_dir="data",
         storage=dataclasses.replace(
-            Storage(), segment_size=choice((2, 4, 4, 8, 16, 64)) * 1024, fsync=fsync, interval=0.05
+            Storage(),
+            segment_size=choice((2, 4, 4, 8, 16, 64)) * 1024,
+            fsync=fsync,
+            interval=0.05,
+            checkpoint=choice((1, 8, 64, 1024)) * 1024,
+            compaction_rate=choice((1, 64, 1024)) * 1024,
+            scrub_rate=choice((0, 1000, 1 << 20)),
         ),
-        memory=dataclasses.replace(Memory(), limit=choice((4, 8, 8, 16, 64, 1024)) * 1024),
+        memory=dataclasses.replace(Memory(), limit=choice((6, 12, 12, 24, 64, 1024)) * 1024),
         limits=dataclasses.replace(Limits(), output=choice((300, 2000, 64 * 1024)), default_prefetch=choice((1, 3, 256))),
     )

@@ -62,7 +62,7 @@ def escape(text: str, version: str) -> str:
 def unescape(raw: str, version: str) -> str:
     """The opposite; WireError where the escape is not one of this version."""
     known = UNESCAPES[version]
-    if not known:
+    if not known or "\\" not in raw:
         return raw
 
     def replace(match: re.Match[str]) -> str:
