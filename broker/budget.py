@@ -25,13 +25,17 @@ class Account:
 
 
 class Budget:
-    """The sum of all accounts against `limit` bytes."""
+    """The sum of all accounts against `limit` bytes.
 
-    __slots__ = ("accounts", "limit", "used")
+    alarm: why producers are to be held back whatever is used, e.g. a full disk; "" for no reason.
+    """
+
+    __slots__ = ("accounts", "alarm", "limit", "used")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
+        self.alarm = ""
         self.accounts: dict[str, Account] = {}
 
     def account(self, name: str) -> Account:
@@ -44,4 +48,9 @@ class Budget:
     @property
     def over(self) -> bool:
         """True while producers are to be held back."""
+        return self.used >= self.limit or bool(self.alarm)
+
+    @property
+    def full(self) -> bool:
+        """True while the memory is used up, whatever else there is."""
         return self.used >= self.limit

@@ -56,7 +56,7 @@ PRODUCERS = 3
 CONSUMERS = 2
 DRAIN_SECONDS = 60.0  # without a message, before it is given up
 MIB = 1 << 20
-SETTINGS = {"memory": {"limit": '"16MiB"'}, "storage": {"segment_size": '"1MiB"'}}
+SETTINGS = {"memory": {"limit": '"16MiB"'}, "storage": {"segment_size": '"1MiB"', "checkpoint": '"1MiB"'}}
 BACKLOG_BYTES = 24 * MIB
 WATCH_SECONDS = 1.0  # how long a round waits for what it wants to hit
 

@@ -28,11 +28,11 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
 
-ROOT: Final = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.mutants.catalogue import MUTANTS, Mutant
 
+ROOT: Final = Path(__file__).resolve().parents[1]
 SECONDS_MAX: Final = 180.0  # for the test of one mutant; one that hangs was not noticed
 NOT_COPIED: Final = shutil.ignore_patterns(
     ".git", ".ci", "__pycache__", "*.egg-info", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis", ".venv"

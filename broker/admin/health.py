@@ -11,6 +11,7 @@ class Phase(Enum):
 
     RECOVERING = "recovering"
     READY = "ok"
+    ALARM = "alarm"  # it serves consumers, and holds producers back: the disk is nearly full
     DRAINING = "draining"
     FAILED = "failed"
 

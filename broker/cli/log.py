@@ -106,8 +106,8 @@ def _refuse_strangers(args: argparse.Namespace) -> None:
 def _verify(args: argparse.Namespace, settings: Settings) -> int:
     # Here and not above: the other commands need not wait for the journal to be read.
     from ..journal.audit import Audit, Hole
-    from ..journal.describe import hole_row
-    from ..journal.rehearsal import Outcome, rehearse
+    from ..journal.describe import hole_row, text_of
+    from ..journal.rehearsal import Outcome, rehearse, stranded
 
     disk, data_dir = SystemDisk(), settings.data_dir
     audit = Audit(disk, data_dir)
@@ -123,17 +123,24 @@ def _verify(args: argparse.Namespace, settings: Settings) -> int:
                     records += 1
         finally:
             progress.clear()
+        held = []
+        if holes and start.outcome in (Outcome.CLEAN, Outcome.TORN):
+            held = stranded(disk, data_dir, settings.storage, SystemClock(), SystemRng(), holes)
     finally:
         audit.close()
     if args.json:
         report = {
             "data_dir": data_dir, "start": start.outcome.value, "text": start.text, "records": records,
             "torn_bytes": start.summary.torn_bytes, "doubts": start.doubts, "damages": list(map(hole_row, holes)),
+            "stranded": [{"queue": text_of(one.queue), "first": one.first, "last": one.last} for one in held],
         }  # fmt: skip
         print(json.dumps(report))
     else:
         for hole in holes:
             print(_hole_text(hole))
+        for one in held:
+            seqs = f"{one.first}" if one.first == one.last else f"{one.first}-{one.last}"
+            print(f"waiting there, and holding the queue up: {text_of(one.queue)} {seqs}")
         for doubt in start.doubts:
             print(f"a start would not use this checkpoint: {doubt}")
         print(f"{records:,} records are sound, {len(holes):,} damages were found")

@@ -99,6 +99,14 @@ class Storage:
         low=0,
         high=GIB,
     )
+    min_free: int = setting(
+        Kind.SIZE,
+        0,
+        "with less room than this on the disk producers wait, until it is half as much again; two segments at "
+        "least; 0: 5 % of the disk or 1 GiB, whichever is more, but at most a quarter of it",
+        low=0,
+        high=1024 * GIB,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,14 +157,18 @@ class Backlog:
         except DataDamaged as error:
             self._memory.book(-self._cost(queue, loading.entries, fresh=loading.fresh))
             queue.loading = None
-            (queue.stored if loading.fresh else queue.counted).add_front(
-                [entry for entry in loading.entries if entry[0] not in loading.gone]
-            )
+            if loading.fresh:
+                queue.stored.add_front(loading.entries)
+            else:  # others may have come back to places before them meanwhile
+                for entry in loading.entries:
+                    if entry[0] not in loading.gone:
+                        queue.counted.add(*entry)
             if isinstance(error, _Passing):
                 self._later[queue] = None
             else:
                 self.close(queue, str(error))
             return
+        self._correct(queue, loading, messages)
         if loading.gone:
             left = [message for message in messages if message.seq not in loading.gone]
             self._memory.book(-sum(m.size + MESSAGE_COST for m in messages if m.seq in loading.gone))
@@ -191,6 +195,19 @@ class Backlog:
             if not place:
                 del queue.kept[seq]
         return made
+
+    def _correct(self, queue: Queue, loading: Loading, messages: list[Message]) -> None:
+        """What is left of a run after some of it went is an average; now that they are here, their sizes are exact."""
+        weigh = (queue.stored if loading.fresh else queue.counted).weigh
+        at = 0
+        for seq, place, a, b in loading.entries:
+            count, size = weigh(a, b)
+            off = sum(message.size for message in messages[at : at + count]) - size
+            at += count
+            if off and place:
+                self._memory.book(off)
+                if seq not in loading.gone:  # else it was let go of as it was held
+                    self._ledger.hold(place, 0, off)
 
     def written(self) -> None:
         """A batch is done: what was copied forward with it can be read."""

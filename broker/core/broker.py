@@ -6,7 +6,7 @@ comes back with `written()` or `tick()`. In a simulation the seed decides when t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from broker.budget import Account, Budget
@@ -17,6 +17,7 @@ from broker.core.checkpoints import Checkpoints
 from broker.core.compaction import Compaction
 from broker.core.counters import Counters, Events
 from broker.core.destination import Kind
+from broker.core.diskwatch import DiskWatch
 from broker.core.intake import Intake
 from broker.core.jobs import Job, Keep, Read, Timer, Write
 from broker.core.ledger import Ledger
@@ -29,7 +30,7 @@ from broker.core.settling import Settling
 from broker.core.subscription import AckMode, Subscription
 from broker.core.topics import Topics
 from broker.errors import QueueDamaged
-from broker.journal import Batch, CheckpointFile, Damage, Journal, Record, Scrub
+from broker.journal import Ballast, Batch, CheckpointFile, Damage, Journal, Record, Scrub
 from broker.system import Clock
 
 WITNESS_AFTER: Final = 0.25  # s without a write; then the last batch gets its witness (reliability.md 2.3)
@@ -53,6 +54,7 @@ class Broker:
         events: Events,
         checkpoints: CheckpointFile,
         scrub: Scrub,
+        ballast: Ballast,
     ) -> None:
         self.clock = clock
         self.journal = journal
@@ -77,6 +79,10 @@ class Broker:
             storage.compaction_rate, storage.segment_size,
         )  # fmt: skip
         self._scrubbing = Scrubbing(journal, clock, self.counters, events, scrub, storage.scrub_rate)
+        self._disk = DiskWatch(
+            journal, clock, budget, self.counters, events, self._compaction, storage, ballast
+        )
+        self.out_of_room = self._disk.refused  # the writer is stuck: there is no room at all
         self._account: Account = budget.account("journal")
         self._last_write = clock.monotonic()
         self._next_sweep = self._last_write + SWEEP_EVERY
@@ -122,11 +128,11 @@ class Broker:
         queue = self._catalogue.add(name)
         queue.stored, queue.counted = fresh, counted
         queue.spilled = fresh.count > SPILL_END
-        for positions in (fresh, counted):
-            for number, count, size in positions.shares():
-                self._ledger.hold(number << 32, count, size)
-            for number in positions.note_numbers():
-                self._ledger.hold(number << 32, 1, 0)
+
+    def hold(self, held: Mapping[int, Sequence[int]]) -> None:
+        """What the queues that a start found want of each segment, by its number: messages and bytes."""
+        for number, (count, size) in held.items():
+            self._ledger.hold(number << 32, count, size)
 
     # --- subscriptions ------------------------------------------------------------------------------------------------
 
@@ -200,6 +206,7 @@ class Broker:
             jobs += self._checkpoints.jobs()
             jobs += self._compaction.jobs()
             jobs += self._scrubbing.jobs()
+        jobs += self._disk.jobs()
         if (batch := self.journal.take_batch()) is not None:
             self._last_write = self.clock.monotonic()
             jobs.append(Write(batch))
@@ -207,7 +214,7 @@ class Broker:
         due = self._next_sweep
         if self.journal.needs_witness:
             due = min(due, self._last_write + WITNESS_AFTER)
-        for part in (self._checkpoints, self._compaction, self._scrubbing):
+        for part in (self._checkpoints, self._compaction, self._scrubbing, self._disk):
             due = min(due, part.due or due)
         if backlog.must_retry:
             due = min(due, self.clock.monotonic() + RETRY_AFTER)
@@ -231,7 +238,11 @@ class Broker:
 
     def kept(self, job: Keep, result: object, error: OSError | None) -> None:
         """The keeper is through with this job: what it returned, or why it could not. Raises StorageFailed."""
-        if not (self._checkpoints.kept(job.task, error) or self._scrubbing.kept(job.task, result)):
+        if not (
+            self._checkpoints.kept(job.task, error)
+            or self._scrubbing.kept(job.task, result)
+            or self._disk.kept(job.task, result, error)
+        ):
             raise RuntimeError(f"nobody asked for {job.task}")
         self._trim()
 
@@ -239,6 +250,7 @@ class Broker:
         """The writer has run this batch. After an error nothing is receipted any more: `journal.failed` says so."""
         journal = self.journal
         journal.done(batch, error)
+        self._disk.written(batch)
         self._last_write = self.clock.monotonic()
         if journal.failed:
             return

@@ -98,6 +98,7 @@ class Checkpoints:
         self._dump: Iterator[bytes] | None = None
         self._moved: list[Part] = []
         self._basis = (0, 0, 0, 0, 0, 0)
+        self._rows: list[tuple[int, int, int, int]] = []
         self._end_lsn = 0
         self._out = False  # a task is at the keeper
         self._failed = False  # what was begun is to be cleared away
@@ -139,8 +140,7 @@ class Checkpoints:
             if self._journal.synced < self._end_lsn:
                 return []
             lsn, segment, low, next_seq, boot, wall = self._basis
-            rows = [(s.number, s.first_lsn, s.last_lsn, s.end) for s in self._journal.segments if s.number < segment]
-            basis = Basis(lsn, self._end_lsn, segment, low, next_seq, boot, wall, rows)
+            basis = Basis(lsn, self._end_lsn, segment, low, next_seq, boot, wall, self._rows)
             self._end_lsn = 0
             return self._task(Finish(self._file, basis))
         if not self._is_due:
@@ -162,6 +162,10 @@ class Checkpoints:
         self._basis = (
             lsn, segment.number, journal.segments[0].number, journal.next_seq, journal.boot, self._clock.wall_ms()
         )  # fmt: skip
+        # Now, not at the end: a crash may bring back what is trimmed meanwhile, and then it is needed.
+        self._rows = [
+            (s.number, s.first_lsn, s.last_lsn, s.end) for s in journal.segments if s.number < segment.number
+        ]
         self._moved = []
         # Dead letters on their way: the record that moves them is replayed, so it has to find them where they were.
         for _, target, arrival in self._ledger.waiting:
@@ -225,20 +229,28 @@ class Checkpoints:
     def _parts(self, queue: Queue) -> Iterator[tuple[Part, int]]:
         """A queue's parts, and how many messages in memory were looked at for each."""
         # All at once, for messages go from one place to another; what happens to them later is in later records.
-        objects = [m for m in queue.in_memory() if m.place]
+        head = [m for m in queue.in_memory(tail=False) if m.place]
+        tail = [m for m in queue.tail if m.place]
         fresh, counted = _raw(queue.stored), _raw(queue.counted)
         if (loading := queue.loading) is not None:
             entries = [e for e in loading.entries if e[1] and e[0] not in loading.gone]
-            (fresh if loading.fresh else counted).append(packed(entries))
+            (fresh if loading.fresh else counted).insert(0, packed(entries))
         key, mark = queue.key, queue.mark_asked
-        for start in range(0, len(objects), SLICE_MESSAGES):
-            some = [m for m in objects[start : start + SLICE_MESSAGES] if m.deliveries != SETTLED]
-            new = sorted((m.seq, m.place, m.size) for m in some if not m.deliveries)
-            yield Part(key, mark, packed(runs_of(new)), packed(_counted(m for m in some if m.deliveries))), len(some)
+        if mark:  # of an empty queue as well: what comes next may be delivered below it, and no record says so again
+            yield Part(key, mark, b"", b""), 0
+        # Nearly in order of seq, which is quickest to load.
+        yield from self._objects(key, mark, head)
         for piece in _pieces(fresh):
             yield Part(key, mark, piece, b""), 0
         for piece in _pieces(counted):
             yield Part(key, mark, b"", piece), 0
+        yield from self._objects(key, mark, tail)
+
+    def _objects(self, key: bytes, mark: int, messages: list[Message]) -> Iterator[tuple[Part, int]]:
+        for start in range(0, len(messages), SLICE_MESSAGES):
+            some = [m for m in messages[start : start + SLICE_MESSAGES] if m.deliveries != SETTLED]
+            new = sorted((m.seq, m.place, m.size) for m in some if not m.deliveries)
+            yield Part(key, mark, packed(runs_of(new)), packed(_counted(m for m in some if m.deliveries))), len(some)
 
 
 def _counted(messages: Iterable[Message]) -> list[Entry]:

@@ -38,7 +38,7 @@ class Compaction:
     """Owns the copying of the oldest segment. One read is under way at most.
 
     rate: bytes/s that may be copied while little else is written; beside that a third of what else is written.
-    urgent: the disk is nearly full: whatever brings a segment back is done, at any rate.
+    urgent: the disk is nearly full: it goes on at any rate.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Compaction:
             return
         if oldest.number in self._stuck:
             return
-        if _live(oldest) >= LIVE_SHARE * oldest.end and not self.urgent:
+        if _live(oldest) >= LIVE_SHARE * oldest.end:  # also when urgent: a copy takes room before it gives some
             size = sum(segment.end for segment in journal.segments)
             live = sum(_live(segment) for segment in journal.segments)
             if size <= 2 * live + 2 * self._segment_size:
@@ -243,6 +243,7 @@ class Compaction:
         self, queue: Queue, copy: Message, stands: Entry | Message, place: int, moved: dict[Envelope, Envelope]
     ) -> None:
         ledger, old, note = self._ledger, copy.place, copy.envelope.note
+        size = copy.size  # as it is held: what a start knows of one message in a run is an average
         if isinstance(stands, Message):
             stands.place = place
             if note:
@@ -251,11 +252,12 @@ class Compaction:
                     moved[envelope] = _noted(envelope, place)
                 stands.envelope = moved[envelope]
         else:
+            size = stands[3] >> 32
             new = (stands[0], place, place if note else 0, stands[3])
             if not queue.counted.replace(stands, new):
                 raise RuntimeError(f"{queue.name}: an entry went while it was copied")
-        ledger.hold(place, 1, copy.size)
-        ledger.let_go(old, 1, copy.size)
+        ledger.hold(place, 1, size)
+        ledger.let_go(old, 1, size)
         if note and note != old:
             ledger.let_go(note, 1, 0)
 

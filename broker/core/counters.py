@@ -14,8 +14,8 @@ class Counters:
     """What an operator counts; only ever grows."""
 
     __slots__ = (
-        "acknowledged", "carried", "checkpoints", "damaged", "dead_lettered", "delivered", "dropped_replies",
-        "dropped_slow", "loaded", "received", "returned", "scrubbed", "spilled",
+        "acknowledged", "carried", "checkpoints", "damaged", "dead_lettered", "delivered", "disk_alarms",
+        "dropped_replies", "dropped_slow", "loaded", "received", "returned", "scrubbed", "spilled",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -31,4 +31,5 @@ class Counters:
         self.checkpoints = 0
         self.scrubbed = 0  # bytes of log that were read again and verified
         self.damaged = 0  # places where the scrub found damage
+        self.disk_alarms = 0  # times that producers were held back for want of room
         self.dropped_replies = 0  # sent to a temporary queue that is gone

@@ -16,6 +16,7 @@ import sys
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from itertools import repeat
 from operator import lt
 from typing import Final, NamedTuple
 
@@ -81,6 +82,11 @@ class Positions:
         """The last seq of an entry."""
         raise NotImplementedError
 
+    @staticmethod
+    def ranges(seq: int, a: int) -> Iterator[tuple[int, int]]:
+        """The messages of an entry: (first seq, last seq) of those that are neighbours."""
+        raise NotImplementedError
+
     def _cut(self, entry: Entry, first: int, last: int) -> tuple[Removed | None, Entry | None]:
         """Take the messages from `first` to `last` out of an entry: what went, and what is left."""
         raise NotImplementedError
@@ -89,6 +95,12 @@ class Positions:
 
     def add(self, seq: int, place: int, a: int, b: int) -> None:
         """None of its messages may be in here. Behind all others in constant time."""
+        if seq < self._next and (crossing := self._crossing(seq, self.last_of(seq, a))):
+            for first, _, mask, _ in crossing:
+                self.discard(first, self.last_of(first, mask))
+            for entry in untangled([*crossing, (seq, place, a, b)]):
+                self.add(*entry)
+            return
         count, size = self.weigh(a, b)
         self.count += count
         self.size += size
@@ -111,6 +123,10 @@ class Positions:
         self._next = max(self._next, self.last_of(seq, a) + 1)
         if len(block) > 2 * BLOCK_WORDS:
             self._split(at)
+
+    def _crossing(self, first: int, last: int) -> list[Entry]:
+        """The entries whose spans meet the seqs from `first` to `last`."""
+        return []
 
     def _split(self, at: int) -> None:
         block = self._blocks[at]
@@ -135,6 +151,8 @@ class Positions:
             self._start = 0
         if not self._blocks:
             self._next = self.last_of(entries[-1][0], entries[-1][2]) + 1
+        else:  # it may still be that of an entry which comes back now
+            self._firsts[0] = self._blocks[0][0]
         for at in range((len(entries) - 1) // 512 * 512, -1, -512):
             some = entries[at : at + 512]
             self._blocks.insert(0, array("Q", [word for entry in some for word in entry]))
@@ -160,7 +178,8 @@ class Positions:
             return
         for at in range(0, len(words), WORDS):
             seq, place, a, b = words[at : at + WORDS]
-            self.discard(seq, self.last_of(seq, a))
+            for first, last in self.ranges(seq, a):
+                self.discard(first, last)
             self.add(seq, place, a, b)
 
     def _apart(self, words: array[int]) -> bool:
@@ -302,17 +321,27 @@ class Positions:
                     yield seq, place, a & ~rest[2], b - rest[3]
             word += WORDS
 
-    def shares(self) -> Iterator[tuple[int, int, int]]:
-        """(segment number, messages, bytes): what they hold of each segment; a number may come several times."""
+    def share(self, into: dict[int, list[int]]) -> None:
+        """Adds what they hold of each segment to `into`: by its number, [messages, bytes]."""
         for block in self._each_block():
             places = block[1::WORDS]
             number = min(places) >> 32
             if number == max(places) >> 32:
-                yield number, self._count_of(block), self._size_of(block)
-            else:
-                for at in range(0, len(block), WORDS):
-                    count, size = self.weigh(block[at + 2], block[at + 3])
-                    yield block[at + 1] >> 32, count, size
+                held = into.setdefault(number, [0, 0])
+                held[0] += self._count_of(block)
+                held[1] += self._size_of(block)
+                continue
+            number = -1
+            for place, count, size in zip(places, *self._weights(block), strict=True):
+                if place >> 32 != number:
+                    number = place >> 32
+                    held = into.setdefault(number, [0, 0])
+                held[0] += count
+                held[1] += size
+
+    def _weights(self, block: array[int]) -> tuple[Iterable[int], Iterable[int]]:
+        """Messages and bytes of each entry."""
+        raise NotImplementedError
 
     def note_numbers(self) -> Iterator[int]:
         """The segment of each note that is not in the record of its message."""
@@ -367,6 +396,33 @@ class Runs(Positions):
     def last_of(seq: int, a: int) -> int:
         return seq + a.bit_length() - 1
 
+    @staticmethod
+    def ranges(seq: int, a: int) -> Iterator[tuple[int, int]]:
+        while a:
+            low = (a & -a).bit_length() - 1
+            a >>= low
+            seq += low
+            count = (~a & a + 1).bit_length() - 1
+            yield seq, seq + count - 1
+            a >>= count
+            seq += count
+
+    def _crossing(self, first: int, last: int) -> list[Entry]:
+        found: list[Entry] = []
+        at, word = self._seek(first)
+        while at < len(self._blocks):
+            block = self._blocks[at]
+            if word >= len(block):
+                at, word = at + 1, 0
+                continue
+            seq, place, mask, size = block[word : word + WORDS]
+            if seq > last:
+                break
+            if seq + mask.bit_length() > first:
+                found.append((seq, place, mask, size))
+            word += WORDS
+        return found
+
     def _cut(self, entry: Entry, first: int, last: int) -> tuple[Removed | None, Entry | None]:
         seq, place, mask, size = entry
         low = max(first - seq, 0)
@@ -384,6 +440,9 @@ class Runs(Positions):
     def _apart(self, words: array[int]) -> bool:
         ends = map(int.__add__, words[::WORDS], map(int.bit_length, words[2::WORDS]))
         return all(map(int.__le__, ends, words[WORDS::WORDS])) and min(words[2::WORDS]) > 0
+
+    def _weights(self, block: array[int]) -> tuple[Iterable[int], Iterable[int]]:
+        return map(int.bit_count, block[2::WORDS]), block[3::WORDS]
 
     def _count_of(self, words: array[int]) -> int:
         return sum(map(int.bit_count, words[2::WORDS]))
@@ -406,6 +465,10 @@ class Singles(Positions):
     def last_of(seq: int, a: int) -> int:
         return seq
 
+    @staticmethod
+    def ranges(seq: int, a: int) -> Iterator[tuple[int, int]]:
+        yield seq, seq
+
     def _cut(self, entry: Entry, first: int, last: int) -> tuple[Removed | None, Entry | None]:
         seq, place, note, counts = entry
         if first <= seq <= last:
@@ -418,6 +481,10 @@ class Singles(Positions):
 
     def _apart(self, words: array[int]) -> bool:
         return True
+
+    def _weights(self, block: array[int]) -> tuple[Iterable[int], Iterable[int]]:
+        counts = block[3::WORDS]
+        return repeat(1, len(counts)), [each >> 32 for each in counts]
 
     def _count_of(self, words: array[int]) -> int:
         return len(words) // WORDS
@@ -450,3 +517,17 @@ def runs_of(messages: Iterable[tuple[int, int, int]]) -> list[Entry]:
     if mask:
         entries.append((first, place, mask, total))
     return entries
+
+
+def untangled(entries: Iterable[Entry]) -> list[Entry]:
+    """The same messages of runs in entries that do not reach across each other: a run that others lie in is cut."""
+    messages: list[tuple[int, int, int]] = []
+    for seq, place, mask, size in entries:
+        count = mask.bit_count()
+        for bit in range(mask.bit_length()):
+            if mask >> bit & 1:
+                share = size // count
+                size -= share
+                count -= 1
+                messages.append((seq + bit, place, share))
+    return runs_of(sorted(messages))

@@ -168,9 +168,14 @@ class Queue:
             return message  # its seq in the heap is passed over
         loading = self.loading
         if loading is not None and not loading.fresh and seq not in loading.gone:
-            for at, place, note, counts in loading.entries:
-                if at == seq:
-                    loading.gone.add(seq)
+            for entry in loading.entries:
+                if entry[0] == seq:
+                    _, place, note, counts = entry
+                    if place:
+                        loading.gone.add(seq)
+                    else:
+                        loading.entries.remove(entry)
+                        del self.kept[seq]
                     return [Removed(place, note, 1, counts >> 32)]
         return None
 
@@ -181,13 +186,14 @@ class Queue:
                 return message
         return None
 
-    def in_memory(self) -> Iterator[Message]:
+    def in_memory(self, *, tail: bool = True) -> Iterator[Message]:
         """Every message here that is an object: waiting, loaded or in flight. Not those in `kept`."""
         for subscription in (*self.leaving, *self.subscriptions):
             yield from subscription.in_flight.values()
         yield from self.again.values()
         yield from self.ready
-        yield from self.tail
+        if tail:
+            yield from self.tail
 
     # --- to disk ------------------------------------------------------------------------------------------------------
 
@@ -279,7 +285,8 @@ class Queue:
                 keeper.ask_load(self)
             return batch
         ready = self.ready
-        if len(ready) < LOAD_LOW and self.stored:
+        if len(ready) < LOAD_LOW and self.stored and not (ready and ready[0].place and ready[0].seq > self.mark):
+            # Not while the mark is awaited: what is read ahead might have to go back for want of memory, in circles.
             keeper.ask_load(self)
         if not ready:
             return []

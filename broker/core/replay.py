@@ -100,6 +100,7 @@ class Replay:
     def __init__(self, positions: Account) -> None:
         self._account = positions
         self._queues: dict[bytes, _Restored] = {}
+        self._held: dict[int, list[int]] = {}  # what is wanted of each segment: messages, bytes
 
     @property
     def message_count(self) -> int:
@@ -193,12 +194,14 @@ class Replay:
         """Every message must lie in one of the segments with these numbers. Raises CheckpointDoubted: the log alone
         cannot say otherwise.
         """
-        numbers = set(known)
-        for key, queue in self._queues.items():
+        held = self._held = {}
+        for queue in self._queues.values():
             for positions in (queue.fresh, queue.counted):
-                named = {number for number, _, _ in positions.shares()} | set(positions.note_numbers())
-                if lost := named - numbers:
-                    raise CheckpointDoubted(f"messages of {key!r} lie in segment {min(lost)}, which is not there")
+                positions.share(held)
+                for number in positions.note_numbers():
+                    held.setdefault(number, [0, 0])[0] += 1
+        if lost := held.keys() - set(known):
+            raise CheckpointDoubted(f"messages lie in segment {min(lost)}, which is not there")
 
     def finish(self, broker: Broker, *, clean: bool) -> None:
         """Give the queues to the broker.
@@ -218,4 +221,5 @@ class Replay:
                 # What the old mark said is said by the counts now; a new one comes with the next delivery.
                 journal.append(RecordType.DELIVERED, delivered_payload(key, 0))
             broker.restore(key.decode(), fresh, counted)
+        broker.hold(self._held)
         self._queues.clear()

@@ -19,23 +19,31 @@ class Restorer:
     def __init__(self, prefix: bytes) -> None:
         self._prefix = prefix  # of the message-ids of this log
         self._envelope: Envelope | None = None
-        self._dead: tuple[int, Envelope, Envelope] | None = None  # the note and the envelopes worked out last
+        # What was worked out last: where the note lies, its text, the envelope before and the one of a dead letter.
+        self._dead: tuple[int, bytes, Envelope, Envelope] | None = None
 
     def fresh(self, key: bytes, entry: Entry, values: Values) -> list[Message]:
         """The messages of an entry of `Runs`. Raises DataDamaged."""
         seq, place, mask, _ = entry
+        count = mask.bit_length()
+        made: list[Message] = []
+        # A transaction's messages are one entry where their seqs follow each other, and may lie in several of its parts.
+        # The first bits may be those of messages that are gone, which a copy (CARRIED) does not hold.
         for _, value in values:
             if isinstance(value, Messages):
-                at = seq - value.first_seq
-                if 0 <= at < len(value.bodies) and key in (value.queues or (value.destination,)):
-                    count = mask.bit_length()
-                    return self._run(value, at, count, place, mask)
+                low, high = max(seq, value.first_seq), min(seq + count, value.first_seq + len(value.bodies))
+                if low < high and key in (value.queues or (value.destination,)):
+                    part = mask >> (low - seq) & ((1 << (high - low)) - 1)
+                    made += self._run(value, low - value.first_seq, high - low, place, part)
             elif isinstance(value, Carried) and value.queue == key:
                 where = {one[0]: at for at, one in enumerate(value.entries)}
-                if seq in where:
-                    wanted = [seq + bit for bit in range(mask.bit_length()) if mask >> bit & 1]
-                    return [self._carried(value, where, one, place) for one in wanted]
-        raise missing(key, seq, place)
+                wanted = [seq + bit for bit in range(count) if mask >> bit & 1]
+                made += [self._carried(value, where, one, place) for one in wanted if one in where]
+        if len(made) < mask.bit_count():
+            there = {message.seq for message in made}
+            lost = next(seq + bit for bit in range(count) if mask >> bit & 1 and seq + bit not in there)
+            raise missing(key, lost, place)
+        return made
 
     def _run(self, value: Messages, at: int, count: int, place: int, mask: int) -> list[Message]:
         envelope = self._shared(value.destination, value.head, value.stamp_ms)
@@ -88,17 +96,17 @@ class Restorer:
         raise missing(b"", seq, place)
 
     def _buried(self, key: bytes, seq: int, note: int, old: Envelope, values: Values | None) -> Envelope:
-        if self._dead is not None and self._dead[:2] == (note, old):
-            return self._dead[2]
         for _, value in values or ():
             if isinstance(value, Moved) and value.target == key:
                 if not any(first <= seq <= last for first, last, _, _ in value.entries):
                     continue
             elif not (isinstance(value, Carried) and value.queue == key and any(e[0] == seq for e in value.entries)):
                 continue
+            if self._dead is not None and self._dead[:3] == (note, value.note, old):
+                return self._dead[3]  # not known by its place alone: a transaction's record may hold several
             envelope = dead_envelope(old, key.decode(), [(name, text) for name, text in json.loads(value.note)])
             envelope.note = note
-            self._dead = (note, old, envelope)
+            self._dead = (note, value.note, old, envelope)
             return envelope
         raise missing(key, seq, note)
 

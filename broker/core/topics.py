@@ -96,7 +96,7 @@ class Topics:
     def _keep(self, subscription: Subscription, messages: list[Message]) -> None:
         """For a subscriber that is not ready now; what does not fit is dropped and counted."""
         for message in messages:
-            if subscription.backlog_bytes >= TOPIC_BACKLOG or self._budget.over:
+            if subscription.backlog_bytes >= TOPIC_BACKLOG or self._budget.full:
                 self._drop(subscription)
                 continue
             size = len(message.body) + _OVERHEAD

@@ -31,12 +31,13 @@ from broker.journal.records import (
 from broker.journal.recovery import Log, open_log
 from broker.journal.scrub import Scrub, ScrubResult
 from broker.journal.segment import Segment, number_of, offset_of, place_of, segment_name
+from broker.journal.space import Ballast, Room, SpaceWatch
 from broker.journal.writer import Writer
 
 __all__ = [
-    "Acked", "Basis", "Batch", "Carried", "CarriedRun", "CheckpointFile", "Damage", "Delivered", "Journal",
+    "Acked", "Ballast", "Basis", "Batch", "Carried", "CarriedRun", "CheckpointFile", "Damage", "Delivered", "Journal",
     "Log", "Lost", "Messages", "Moved", "Part", "Reader", "Record", "RecordType", "Replayed", "Returned",
-    "Run", "Scrub", "ScrubResult", "Segment", "StorageSettings", "Summary", "Value", "Writer",
+    "Room", "Run", "Scrub", "ScrubResult", "Segment", "SpaceWatch", "StorageSettings", "Summary", "Value", "Writer",
     "acked_payload", "carried_payload", "decode", "delivered_payload", "encode_part", "lost_payload",
     "messages_payload", "moved_payload", "number_of", "offset_of", "open_log", "place_of",
     "returned_payload", "segment_name", "skim", "transaction_payload",

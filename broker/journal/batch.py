@@ -53,11 +53,11 @@ class Roll:
 class Batch:
     """Records that become durable together.
 
-    first_lsn, last_lsn: what is in it. end: the place behind it. sync: whether it ends with a sync. synced_lsn: highest LSN that is
-    on the medium when the batch is done. unlink: segments to remove after the sync, oldest first. prepare:
-    (path, bytes) of a segment to make ready for the next roll, or None. What the writer has to tell:
-    no_room: the disk was full somewhere, whatever became of it. shrunk: segments that got fewer bytes than
-    they were to have, and how many.
+    first_lsn, last_lsn: what is in it. end: the place behind it. sync: whether it ends with a sync. synced_lsn:
+    highest LSN that is on the medium when the batch is done. unlink: segments to remove after the sync, oldest
+    first. prepare: (path, bytes) of a segment to make ready for the next roll, or None. What the writer has to
+    tell: no_room: the disk was full somewhere, whatever became of it. shrunk: segments that got fewer bytes
+    than they were to have, and how many.
     """
 
     __slots__ = (

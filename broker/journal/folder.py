@@ -16,8 +16,8 @@ META_NAME: Final = "META"
 LOG_NAME: Final = "log"
 CHECKPOINTS_NAME: Final = "ckpt"
 QUARANTINE_NAME: Final = "quarantine"
-# META of a backup until everything else of it is on the disk (broker/journal/backup.py).
-UNFINISHED: Final = b"This backup is not complete: stompd backup did not come to its end.\n"
+# META of a backup (backup.py) and of what a salvage writes (salvage.py) until everything else is on the disk.
+UNFINISHED: Final = b"This copy is not complete: stompd backup or stompd log salvage did not come to its end.\n"
 _TMP: Final = re.compile(r"[0-9]{20}\.seg\.tmp")
 _READ_BYTES: Final = 1024 * 1024
 
@@ -86,7 +86,7 @@ def survey(disk: Disk, data_dir: str) -> Found:
     finally:
         disk.close(handle)
     if data == UNFINISHED:
-        raise DataDamaged(f"{meta_path}: this is a backup that did not come to its end; it cannot be used")
+        raise DataDamaged(f"{meta_path}: this is a backup or a salvage that did not come to its end; it cannot be used")
     meta = Meta.unpack(data, meta_path)
     if not numbers:
         raise DataDamaged(

@@ -24,6 +24,7 @@ from broker.journal.scan import Beyond, Scan, look_beyond
 from broker.journal.scrub import Scrub
 from broker.journal.segment import SEGMENT_HEADER_BYTES, Meta, Segment, SegmentHeader, place_of, segment_name
 from broker.journal.shortcut import Shortcuts
+from broker.journal.space import Ballast, ballast_size
 from broker.journal.state import decode_state
 from broker.journal.verdict import Case, Evidence, Later, Length, Named, Rest, Verdict, Vouched, judge
 from broker.journal.writer import Writer, join_path
@@ -80,6 +81,7 @@ class Log:
         self.log_id = found.meta.log_id if found.meta else rng.token(LOG_ID_BYTES)
         self._seed = crc32(self.log_id)
         self._shortcuts = Shortcuts(disk, data_dir, self.log_id)
+        self.ballast = Ballast(disk, data_dir, ballast_size(settings.segment_size))
         self._begin_replay()
 
     def _begin_replay(self) -> None:
@@ -112,10 +114,11 @@ class Log:
     def replay(self, checkpoint: bool = True, *, skim: bool = False) -> Iterator[Part | Replayed]:
         """Everything that the log holds: with a checkpoint its parts, then the values of the records behind it.
 
-        checkpoint: whether one may be used. skim: MESSAGES and CARRIED come without their bodies.
-        Raises DataDamaged, FormatNotKnown, StorageFailed, and CheckpointDoubted where the file changed while it was
-        read; what was yielded before is then of no use. After the last one, replay again. Holds one chunk, one
-        part or one record in memory, whichever is the largest.
+        checkpoint: whether one may be used. skim: MESSAGES and CARRIED come without their bodies; otherwise no
+        checkpoint is used, for it has none. Raises DataDamaged, FormatNotKnown, StorageFailed, and
+        CheckpointDoubted where the file changed while it was read; what was yielded before is then of no use.
+        After the last one, replay again. Holds one chunk, one part or one record in memory, whichever is the
+        largest.
         """
         self._begin_replay()
         if self.fresh:
@@ -206,7 +209,7 @@ class Log:
             next_seq=self._seen.next_seq,
             boot=self.summary.boot,
         )
-        writer = Writer(self._disk, self._log_dir)
+        writer = Writer(self._disk, self._log_dir, self.ballast)
         journal.append_epoch(end.lsn, self.summary.torn_bytes)
         batch = journal.take_batch()
         if batch is None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from broker.errors import CheckpointDoubted, DataDamaged, FormatNotKnown, StompdError, StorageFailed
+from broker.journal.audit import Hole
 from broker.journal.batch import StorageSettings
+from broker.journal.checkpoint import Part
 from broker.journal.findings import Summary
 from broker.journal.folder import survey
 from broker.journal.recovery import Log
+from broker.journal.segment import place_of
 from broker.journal.view import ReadOnlyDisk
+from broker.journal.waiting import Waiting
 from broker.system import Clock, Disk, Handle, Rng
 
 
@@ -34,6 +41,14 @@ class Rehearsal:
     doubts: list[str]
 
 
+class Stranded(NamedTuple):
+    """Messages of `queue` that wait, and whose records are damaged: all that wait there from seq `first` to `last`."""
+
+    queue: bytes
+    first: int
+    last: int
+
+
 def rehearse(disk: Disk, data_dir: str, settings: StorageSettings, clock: Clock, rng: Rng) -> Rehearsal:
     """Nobody may change the folder meanwhile: hold its lock. Raises nothing that a start would end with."""
     view = ReadOnlyDisk(disk)
@@ -41,7 +56,7 @@ def rehearse(disk: Disk, data_dir: str, settings: StorageSettings, clock: Clock,
     try:
         try:
             log = Log(view, data_dir, settings, clock, rng, Handle(-1), survey(view, data_dir))
-            _replay(log)
+            _replay(log, Waiting(1, 0))
         except OSError as error:
             raise StorageFailed(f"{data_dir}: {error}") from error
     except FormatNotKnown as error:
@@ -52,15 +67,51 @@ def rehearse(disk: Disk, data_dir: str, settings: StorageSettings, clock: Clock,
     return Rehearsal(Outcome.FRESH if log.fresh else outcome, "", log.summary, log.doubts)
 
 
-def _replay(log: Log) -> None:
+def _replay(log: Log, waiting: Waiting) -> Waiting:
+    """waiting: a fresh one; what it looks at is kept."""
     while True:
+        waiting = waiting.fresh()
         try:
-            for _ in log.replay(skim=True):
-                pass
+            for item in log.replay(skim=True):
+                if isinstance(item, Part):
+                    waiting.take_part(item)
+                else:
+                    waiting.apply(item.value, item.place)
         except CheckpointDoubted:
             continue  # it takes another one, or none
         except (DataDamaged, FormatNotKnown, StorageFailed):
             raise
         except StompdError as error:  # nothing else should come; whatever it is, a start would end with it
             raise DataDamaged(str(error)) from error
-        return
+        return waiting
+
+
+def stranded(
+    disk: Disk, data_dir: str, settings: StorageSettings, clock: Clock, rng: Rng, holes: Sequence[Hole]
+) -> list[Stranded]:
+    """Which messages would hold their queues up, where a start would go on in spite of `holes`."""
+    view = ReadOnlyDisk(disk)
+    waiting = _replay(Log(view, data_dir, settings, clock, rng, Handle(-1), survey(view, data_dir)), Waiting())
+    bad = sorted(
+        (place_of(hole.number, hole.offset), place_of(hole.number, hole.end))
+        for hole in holes
+        if hole.number and hole.loses_records
+    )
+    found: list[Stranded] = []
+    for queue, line in sorted(waiting.lines.items()):
+        first = last = 0
+        for seq in sorted(line.places):
+            if _within(bad, line.places[seq]):
+                first, last = first or seq, seq
+            elif first:
+                found.append(Stranded(queue, first, last))
+                first = 0
+        if first:
+            found.append(Stranded(queue, first, last))
+    return found
+
+
+def _within(ranges: list[tuple[int, int]], place: int) -> bool:
+    """Whether `place` lies in one of these; sorted, ends excluded."""
+    index = bisect_right(ranges, (place, 1 << 64)) - 1
+    return index >= 0 and ranges[index][0] <= place < ranges[index][1]

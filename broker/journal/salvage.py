@@ -15,7 +15,7 @@ from broker.journal.audit import Audit, Hole, Piece, state_of
 from broker.journal.batch import StorageSettings
 from broker.journal.checkpoint import read_parts
 from broker.journal.describe import hole_row, text_of
-from broker.journal.folder import META_NAME
+from broker.journal.folder import META_NAME, UNFINISHED
 from broker.journal.records import SKIMMERS, RecordType, decode
 from broker.journal.recovery import Log, open_log
 from broker.journal.segment import place_of
@@ -165,6 +165,12 @@ class Salvage:
         disk, meta = self._disk, join_path(self._target, META_NAME)
         # Until all is there no start may take this folder for whole.
         disk.rename(meta, meta + TMP_SUFFIX)
+        handle = disk.create(meta)
+        try:
+            write_all(disk, handle, [UNFINISHED], 0)
+            disk.sync_all(handle)
+        finally:
+            disk.close(handle)
         disk.sync_dir(self._target)
         journal.next_seq = max(journal.next_seq, self._next_seq)
         try:

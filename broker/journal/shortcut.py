@@ -125,6 +125,7 @@ class Shortcuts:
             return f"the log begins at segment {low}, it said {basis.low} before"
         if not basis.segments or basis.segments[0][0] > low:
             return f"it tells nothing of segment {low}, which is needed"
+        empty = {number for number, first_lsn, last_lsn, _ in basis.segments if last_lsn < first_lsn}
         for number, first_lsn, last_lsn, end in basis.segments:
             if number < low:
                 continue
@@ -134,7 +135,9 @@ class Shortcuts:
                     f"segment {number} has lsn {header.first_lsn} to {following.prev_last_lsn}, "
                     f"it says {first_lsn} to {last_lsn}"
                 )
-            if (text := self._unsealed(header, following, end)) is not None:
+            text = self._unsealed(header, following, end)
+            # Before an empty one nothing need be sealed: the start that made that one was cut short.
+            if text is not None and number + 1 not in empty:
                 return f"segment {number}: {text}"
         return None
 

@@ -32,12 +32,14 @@ def ballast_size(segment_size: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What a look at the disk found. free, total: bytes. held: the ballast is there. probed: so was what was asked."""
+    """What a look at the disk found. free, total: bytes. held: the ballast is there. probed: bytes that were tried
+    for besides, and could be had.
+    """
 
     free: int
     total: int
     held: bool
-    probed: bool = True
+    probed: int = 0
 
 
 class Ballast:
@@ -60,6 +62,10 @@ class Ballast:
             self._disk.unlink(self._path)
         except FileNotFoundError:
             return False
+        except OSError as error:  # there are file systems that need room to remove a name
+            if not no_room(error):
+                raise
+            return False
         # Some file systems hand out room only when the removal is on the medium.
         self._disk.sync_dir(self._data_dir)
         return True
@@ -70,7 +76,7 @@ class Ballast:
         probe: bytes that must be there besides; it is tried, because a quota shows in no number.
         """
         held = self._hold()
-        probed = not probe or (held and self._try(probe))
+        probed = probe if held and probe and self._try(probe) else 0
         free, total = self._disk.free(self._data_dir)
         return Room(free, total, held, probed)
 
@@ -140,11 +146,12 @@ class SpaceWatch:
         self._segment_size = segment_size
         self.alarm = ""
         self._refused = False  # the system had no room, whatever the numbers say (a quota, a race)
+        self._enough = False  # the numbers say that there is room
 
     @property
     def probe(self) -> int:
-        """What the next look is to try."""
-        return self._segment_size if self._refused else 0
+        """Bytes that the next look is to try for: where room was refused, the numbers alone end no alarm."""
+        return self._segment_size if self._refused and self._enough else 0
 
     def low(self, total: int) -> int:
         """Below so many free bytes of a disk of `total` producers are held back."""
@@ -153,17 +160,18 @@ class SpaceWatch:
 
     def refused(self) -> None:
         """An allocation or a write found no room."""
-        self._refused = True
+        self._refused, self._enough = True, False
         self.alarm = "the disk is full"
 
     def looked(self, room: Room, waiting: int) -> None:
         """waiting: messages whose ACK is still to be written."""
         low = self.low(room.total)
         free = room.free - ACK_BYTES * waiting
-        if free < low or not room.held or not room.probed:
+        if free < low:
             self.alarm = f"{max(0, room.free) >> 20:,} MiB of the disk are free, less than {low >> 20:,} MiB"
-            if free >= low:
-                self.alarm = "the disk is full"
-        elif self.alarm and free >= OVER * low:
+        elif not room.held:
+            self.alarm = "the disk is full"
+        self._enough = room.held and free >= OVER * low
+        if self._enough and (not self._refused or room.probed):
             self.alarm = ""
             self._refused = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
@@ -85,7 +84,7 @@ class ReadOnlyDisk:
 
     @staticmethod
     def _refuse(path: str) -> NoReturn:
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+        raise OSError(errno.EROFS, "this disk is only looked at", path)
 
 
 class TolerantDisk(ReadOnlyDisk):

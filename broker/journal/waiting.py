@@ -72,6 +72,10 @@ class Waiting:
         self.orphans: dict[tuple[bytes, int], None] = {}
         self.next_seq = 1
 
+    def fresh(self) -> Waiting:
+        """An empty one that looks at the same seqs."""
+        return Waiting(self._first, self._last)
+
     def line(self, queue: bytes) -> Line:
         line = self.lines.get(queue)
         if line is None:

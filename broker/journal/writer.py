@@ -194,11 +194,14 @@ class Writer:
         if self._prepared is None:  # for mypy; _create has set it
             raise RuntimeError("no prepared segment")
         path, handle, size = self._prepared
+        if size == want:
+            return self._prepared
         if size > want:
             disk.truncate(handle, want)
-        elif size < want:
+        else:
             least = min(want, max(batch.need(step.segment), SEGMENT_HEADER_BYTES) + SEAL_BYTES)
             want = self._fit(handle, size, want, least, batch)
+        disk.sync_all(handle)
         self._prepared = (path, handle, want)
         return self._prepared
 

@@ -61,7 +61,7 @@ class Daemon:
             log = open_log(SystemDisk(), settings.data_dir, settings.storage, self.clock, SystemRng())
             http = await self._listen(
                 settings.http.listen,
-                lambda: HttpConnection(lambda: self.phase, open_http, settings.limits.http_connections),
+                lambda: HttpConnection(lambda: self._health, open_http, settings.limits.http_connections),
                 "http.listen",
             )
             began = self.clock.monotonic()
@@ -98,9 +98,15 @@ class Daemon:
         journal, writer = log.start()
         return replay, journal, writer
 
+    @property
+    def _health(self) -> Phase:
+        if self.phase is Phase.READY and self._hub is not None and self._hub.budget.alarm:
+            return Phase.ALARM
+        return self.phase
+
     def _make_hub(self, log: Log, budget: Budget, replay: Replay, journal: Journal, writer: Writer) -> Hub:
         checkpoints, scrub, reader = log.checkpoint_file(), log.scrub(), log.reader()
-        broker = Broker(self.settings, self.clock, journal, budget, self.events, checkpoints, scrub)
+        broker = Broker(self.settings, self.clock, journal, budget, self.events, checkpoints, scrub, log.ballast)
         replay.finish(broker, clean=log.summary.clean)
         hub = Hub(self.settings, self.clock, SystemRng(), self.events, broker, writer, reader, self._failed)
         self._hub = hub
@@ -215,6 +221,8 @@ class Daemon:
             hub.wake()
             # Not cut short by a second signal: this is one sync.
             while not hub.idle and self._failure is None:  # noqa: ASYNC110 - once in a life; nothing has to tell us
+                if self._hurried or self.clock.monotonic() >= deadline:
+                    hub.give_up()
                 await asyncio.sleep(POLL)
 
     @property

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol, cast
 
 from broker.budget import Budget
 from broker.config import Settings
 from broker.core import Broker, Keep, Read, Timer, Write
-from broker.errors import StorageFailed
+from broker.errors import NoRoom, StorageFailed
 from broker.journal import Damage, Reader, Record, Writer
 from broker.server.logs import EventLog
 from broker.server.workers import Worker
@@ -20,6 +22,7 @@ from broker.system import Clock, Rng
 JOURNAL_HIGH = 16 << 20  # bytes waiting for the disk; above this nothing more is read until a batch is done
 STUCK_LOOK = 1.0  # s; how often those that do not read are looked at while there are any
 TOPIC_STALL = 60.0  # s that a topic subscriber may read nothing; a queue's consumer may be at work for longer
+NO_ROOM_RETRY = 0.5  # s; how often the writer tries again while the disk has no room at all
 WORKERS_GRACE = 2.0  # s that a stop waits for a read or a checkpoint under way
 STUCK_AFTER = 2.0  # s in which a peer took next to nothing; then it may have to go in favour of the others
 
@@ -73,6 +76,7 @@ class Hub:
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._failed = failed
+        self._giving_up = threading.Event()
         self._writer = writer
         self._storage = Worker("storage", self._write, self._loop, self._written, self.crash)
         self._reading = Worker("reader", lambda job: reader.read(job.places), self._loop, self._read, self.crash)
@@ -113,7 +117,7 @@ class Hub:
                 connection.book()
             if now - connection.moved_at >= TOPIC_STALL and connection.session.has_topics:
                 connection.cut_off(f"a topic subscriber took next to nothing for {TOPIC_STALL:.0f} s")
-        if self.budget.over:
+        if self.budget.full:
             slowest = min(self.clogged, key=lambda connection: connection.moved_at, default=None)
             if slowest is not None and now - slowest.moved_at >= STUCK_AFTER:
                 slowest.cut_off("memory.limit is used up, and this peer reads nothing")
@@ -182,7 +186,20 @@ class Hub:
         self.wake()
 
     def _write(self, job: Write) -> None:
-        self._writer.run(job.batch)
+        """In the storage thread. A full disk is waited for: what has no room now is not lost, nor receipted."""
+        while True:
+            try:
+                return self._writer.run(job.batch)
+            except NoRoom as error:
+                if self._giving_up.is_set():
+                    raise
+                with suppress(RuntimeError):  # the loop is closed, the process is ending
+                    self._loop.call_soon_threadsafe(self.broker.out_of_room)
+                self._giving_up.wait(NO_ROOM_RETRY)
+
+    def give_up(self) -> None:
+        """The broker is to stop: if the writer waits for room on the disk, it waits no longer."""
+        self._giving_up.set()
 
     def _written(self, job: Write, _: object, error: OSError | None) -> None:
         # The turn comes at once and not later: receipts have waited long enough.

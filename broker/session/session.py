@@ -14,6 +14,7 @@ from broker.core import DROPPED, AckMode, Broadcast, Broker, Message, Queue, Rej
 from broker.errors import (
     BadFrame,
     BadHeader,
+    DiskFull,
     HeldTooLong,
     LimitReached,
     NotAllowedNow,
@@ -131,7 +132,7 @@ class Session:
                 return
             try:
                 if type(item) is SendRun:
-                    if self._budget.over and not self._may_wait(item, now):
+                    if self._budget.over and not self._may_wait(now):
                         self._backlog.extendleft(reversed(items[at:]))
                         return
                     self._send(item)
@@ -140,6 +141,9 @@ class Session:
                 elif isinstance(item, ProtocolError):
                     raise item
                 elif isinstance(item, Frame):
+                    if item.command == "COMMIT" and self._budget.alarm and not self._may_commit(item, now):
+                        self._backlog.extendleft(reversed(items[at:]))
+                        return
                     self._frame(item, now)
             except ProtocolError as error:
                 self._fail(error, item)
@@ -208,8 +212,8 @@ class Session:
         if run.receipts is not None:
             self._answer(receipts(run.receipts, dropped=dropped))
 
-    def _may_wait(self, run: SendRun, now: float) -> bool:
-        """The budget is used up: whether this SEND may go on now. reliability.md 2.8, "holding back".
+    def _may_wait(self, now: float) -> bool:
+        """No room in memory or on the disk: whether this SEND may go on now. reliability.md 2.8, "holding back".
 
         A connection that may acknowledge is refused at once, its ACKs would be stuck behind the pause; any other
         is paused. Raises HeldTooLong.
@@ -219,8 +223,22 @@ class Session:
         self._hold(now)
         return False
 
+    def _may_commit(self, frame: Frame, now: float) -> bool:
+        """The disk is full: whether this COMMIT may go on now. One without SENDs always may; it frees what it names."""
+        name = frame.headers.get("transaction")
+        return not name or not self._transactions.sends(name) or self._may_wait(now)
+
     def _refusal(self) -> HeldTooLong:
-        return HeldTooLong(f"the broker holds {self._budget.used} bytes, memory.limit is {self._budget.limit}")
+        budget = self._budget
+        if budget.alarm:
+            return DiskFull(budget.alarm)
+        return HeldTooLong(f"the broker holds {budget.used} bytes, memory.limit is {budget.limit}")
+
+    def _held_out(self) -> HeldTooLong:
+        held = f"held back for {self.limits.hold:g} s"
+        if self._budget.alarm:
+            return DiskFull(f"{held}: {self._budget.alarm}")
+        return HeldTooLong(f"{held}, the broker is over memory.limit")
 
     def _hold(self, now: float) -> None:
         self._held_since = now
@@ -453,7 +471,7 @@ class Session:
             self.release(now)
             if self._held_since and now >= self._held_since + limits.hold:
                 self._held_since = 0.0
-                why = HeldTooLong(f"held back for {limits.hold:g} s, the broker is over memory.limit")
+                why = self._held_out()
                 self._fail(why, self._backlog[0] if self._backlog else None)
                 return
             due = min(due, now + 1.0)

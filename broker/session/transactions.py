@@ -63,6 +63,11 @@ class Transactions:
             raise UnknownName(f"no transaction {shown(name)} has begun on this connection")
         return transaction
 
+    def sends(self, name: str) -> bool:
+        """Whether there is a transaction of this name that would add messages."""
+        transaction = self._open.get(name)
+        return transaction is not None and bool(transaction.sends)
+
     def count(self, transaction: Transaction, actions: int, size: int) -> None:
         """Book what a frame adds. Raises LimitReached before it is taken in."""
         size += actions * _ACTION_BYTES

@@ -16,7 +16,7 @@ from broker.budget import Budget
 from broker.config import Limits, Memory, Settings, Storage
 from broker.core import Broker, Job, Keep, Read, Timer, Write, replayed
 from broker.core.positions import unpack_counts
-from broker.errors import StorageFailed
+from broker.errors import NoRoom, StorageFailed
 from broker.journal import Log, open_log
 from broker.session import Session
 from tests.support.simdisk import SimDisk
@@ -236,6 +236,7 @@ class World:
         self.dirty: list[Session] = []
         self.jobs: list[Job] = []
         self.timer = 0.0
+        self.stuck = False  # the batch at the writer waits for room on the disk
         self.woken = False  # a session has something for the broker's next turn
         self.failed = None
         self.log: Log = open_log(self.disk, DATA_DIR, self.settings.storage, self.clock, self.rng)
@@ -251,6 +252,7 @@ class World:
             self.events,
             self.log.checkpoint_file(),
             self.log.scrub(),
+            self.log.ballast,
         )
         replay.finish(self.broker, clean=self.log.summary.clean)
         self.after()
@@ -345,11 +347,13 @@ class World:
         if not self.jobs:
             return False
         if at is None:
-            at = next((at for at, job in enumerate(self.jobs) if isinstance(job, Write)), 0)
+            # The batch first; where the disk was full the last time, behind all others.
+            at = next((at for at, job in enumerate(self.jobs) if isinstance(job, Write) is not self.stuck), 0)
         job = self.jobs.pop(at)
         try:
             if isinstance(job, Write):
-                self._write(job, error)
+                if not self._write(job, error):
+                    return len(self.jobs) > 1
             elif isinstance(job, Read):
                 self.broker.read(job, self.reader.read(job.places))
             elif isinstance(job, Keep):
@@ -360,13 +364,21 @@ class World:
             self.storage_failed(self.journal.failed)
         return True
 
-    def _write(self, job: Write, error: OSError | None) -> None:
+    def _write(self, job: Write, error: OSError | None) -> bool:
+        """False: there was no room, so it is to be run again."""
         if error is None:
             try:
                 self.writer.run(job.batch)
+            except NoRoom:
+                self.broker.out_of_room()
+                self.jobs.append(job)
+                self.stuck = True
+                return False
             except OSError as failure:
                 error = failure
+        self.stuck = False
         self.broker.written(job.batch, error)
+        return True
 
     def _keep(self, job: Keep, error: OSError | None) -> None:
         result: object = None

@@ -112,7 +112,7 @@ def test_every_exit_code_is_explained_and_no_other() -> None:
 
 def test_the_page_for_damaged_data_is_where_the_error_points() -> None:
     # The text of exit 65 names the page and the heading.
-    source = (ROOT / "broker/journal/recovery.py").read_text()
+    source = (ROOT / "broker/journal/findings.py").read_text()
     assert 'docs/operations.md, "Damaged data"' in source
     assert "65" in OPERATIONS.section("Damaged data")
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import errno
 from contextlib import suppress
+from dataclasses import replace
 from random import Random
 
 import pytest
 
 from broker.errors import CheckpointDoubted, DataDamaged, FormatNotKnown, StorageFailed
 from broker.journal import Part, RecordType, Replayed, acked_payload, number_of
-from broker.journal.checkpoint import CHECKPOINT_VERSION, checkpoint_name
+from broker.journal.checkpoint import CHECKPOINT_VERSION, CheckpointFile, checkpoint_name
 from broker.journal.recovery import Log
 from broker.journal.segment import SEGMENT_HEADER_BYTES
 from broker.journal.shortcut import QUARANTINE_MAX
 from broker.journal.state import SEAL_BYTES
+from tests.journal import harness
 from tests.journal.folding import Folded, Traffic, checkpoint, fold
-from tests.journal.harness import DATA, LOG, META, Bench, patched, records_in, refused, resealed, segment_path
+from tests.journal.harness import DATA, LOG, LOG_ID, META, Bench, patched, records_in, resealed, segment_path
 from tests.support.simdisk import Fault, PowerLoss, SimDisk
 
 CKPT = f"{DATA}/ckpt"
@@ -32,13 +34,29 @@ def replay(bench: Bench, use: bool = True) -> tuple[Folded, Log, list[Replayed |
             return fold(items), log, items
 
 
+def refused(bench: Bench, kind: type[Exception] = DataDamaged) -> str:
+    """The text of the refusal, the same with a checkpoint and without one; nothing on the disk was changed."""
+    text = harness.refused(bench, kind)
+    folders = (LOG, DATA, CKPT)
+    before = {path: bench.disk.contents(path) for folder in folders for path in bench.disk.files(folder)}
+    with pytest.raises(kind) as caught:
+        replay(bench)
+    bench.disk.kill()
+    assert str(caught.value) == text
+    assert before == {path: bench.disk.contents(path) for folder in folders for path in bench.disk.files(folder)}
+    return text
+
+
 def segments(bench: Bench) -> list[str]:
     return [path for path in bench.disk.files(LOG) if path.endswith(".seg")]
 
 
-def filled(checkpoints: int = 1, seed: int = 1) -> tuple[Bench, Folded]:
+def filled(checkpoints: int = 1, seed: int = 1, boots: int = 0) -> tuple[Bench, Folded]:
     """Six or more segments, checkpoints in different ones, a few records behind the last; killed."""
     bench, state = Bench(disk=SimDisk(Random(seed))), Folded()
+    for _ in range(boots):
+        with bench.running():
+            pass
     with bench.running() as run:
         traffic = Traffic(run, state, Random(seed), bench.disk)
         for _ in range(checkpoints):
@@ -75,7 +93,7 @@ def test_a_start_from_a_checkpoint_reads_only_what_is_newer() -> None:
 def test_the_journal_goes_on_after_it_as_after_the_whole_log() -> None:
     journals = []
     for use in (True, False):
-        bench, _ = filled()
+        bench, _ = filled(boots=3)  # after each of them the seqs jump
         _, log, _ = replay(bench, use)
         journal, _ = log.start()
         rows = [(s.number, s.first_lsn, s.last_lsn, s.end, s.size, s.path) for s in list(journal.segments)[:-1]]
@@ -95,6 +113,22 @@ def test_a_clean_stop_is_known_behind_a_checkpoint_and_no_seq_comes_back() -> No
     _, log, _ = replay(bench)
     assert log.checkpoint is not None and log.summary.clean and log.summary.boot == 2
     assert log.start()[0].next_seq >= given
+
+
+def test_seqs_go_on_behind_a_checkpoint_even_if_no_record_that_is_read_names_one() -> None:
+    bench = Bench()
+    for _ in range(3):  # after each the seqs jump
+        with bench.running() as run:
+            pass
+    with bench.running() as run:
+        while len(run.journal.segments) < 7:
+            run.send(b"x" * 99)
+        given = run.journal.next_seq
+        while len(run.journal.segments) < 9:
+            run.journal.append(RecordType.ACKED, acked_payload(b"/queue/a", [1]))
+        checkpoint(run, Folded(), bench.disk)
+    _, log, _ = replay(bench)
+    assert log.checkpoint is not None and log.start()[0].next_seq >= given
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -190,23 +224,44 @@ def test_a_quarantine_that_cannot_be_filled_does_not_stop_a_start(op: str) -> No
 
 def test_a_checkpoint_of_another_past_is_not_used() -> None:
     """Its own digest is right, but the segments are not those that it was made with."""
-    bench, state = filled()
+    bench, _ = filled()
     other, _ = filled(seed=2)
-    other.disk.kill()
-    (path,) = bench.disk.files(CKPT)
-    (strange,) = other.disk.files(CKPT)
-    name = f"{CKPT}/{strange.rpartition('/')[2]}"
-    bench.disk.remove(path)
-    if name != path:
-        bench.disk.close(bench.disk.create(name))
+    with bench.running() as run:
+        for _ in range(30):
+            run.send(b"more")
+        run.pump()
+    state = replay(bench, use=False)[0]
     bench.disk.kill()
-    bench.disk.put(name, other.disk.contents(strange))
-    try:
-        found, log, _ = replay(bench)
-    except DataDamaged as error:  # it knows of more than this log has
-        assert "checkpoint" in str(error)
-        return
+    bench.disk.remove(bench.disk.files(CKPT)[0])
+    (path,) = other.disk.files(CKPT)
+    bench.disk.close(bench.disk.create(path))
+    bench.disk.put(path, other.disk.contents(path))
+    found, log, _ = replay(bench)
     assert found == state and log.checkpoint is None and "another segment" in log.doubts[0]
+
+
+def test_a_table_that_does_not_fit_the_log_is_not_believed() -> None:
+    wrong = {
+        "it says": lambda b: replace(b, segments=[(1, 1, b.segments[0][2] + 1, b.segments[0][3]), *b.segments[1:]]),
+        "no SEAL": lambda b: replace(b, segments=[(*b.segments[0][:3], b.segments[0][3] - 8), *b.segments[1:]]),
+        "tells nothing": lambda b: replace(b, segments=b.segments[1:]),
+        "it said": lambda b: replace(b, low=2),
+        "ends before": lambda b: replace(b, segments=[*b.segments[:-1], (*b.segments[-1][:3], 1 << 20)]),
+        "another segment": lambda b: replace(b, segment=b.segment - 1, segments=b.segments[:-1], anchor=1),
+    }
+    for text, change in wrong.items():
+        bench, state = filled()
+        basis = replay(bench)[1].checkpoint
+        assert basis is not None
+        bench.disk.kill()
+        file = CheckpointFile(bench.disk, DATA, LOG_ID)
+        basis = change(basis)
+        file._anchor = lambda _, anchor=basis.anchor: anchor  # type: ignore[method-assign, misc]
+        file.begin()
+        file.finish(basis)
+        found, log, _ = replay(bench)
+        assert found == state and log.checkpoint is None
+        assert len(log.doubts) == 1 and text in log.doubts[0], log.doubts
 
 
 def test_a_damaged_header_or_seal_in_front_of_a_checkpoint_is_found_at_the_start() -> None:
@@ -220,6 +275,10 @@ def test_a_damaged_header_or_seal_in_front_of_a_checkpoint_is_found_at_the_start
             bench.disk.put(path, patched(data, at, bytes([data[at] ^ 4])))
             assert path in refused(bench), at
         bench.disk.put(path, data[: end - 8])
+        assert path in refused(bench)
+        other = bench.disk.contents(segment_path(number + 1)).rstrip(b"\0")
+        other += bytes(-len(other) % 8)
+        bench.disk.put(path, patched(data, end - SEAL_BYTES, other[-SEAL_BYTES:]))  # sound, but of another place
         assert path in refused(bench)
         bench.disk.put(path, data)
     replay(bench)

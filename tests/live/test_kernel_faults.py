@@ -70,7 +70,7 @@ def paths(data: Path, what: str) -> list[str]:
         "new": [str(log / f"{name}.tmp") for name in names],
         "lock": [str(data / "LOCK")],
         "meta": [str(data / "META")],
-        "data": [str(data)],
+        "checkpoint": [str(data / "ckpt" / "next.ck.tmp")],
     }[what]
 
 
@@ -131,11 +131,11 @@ class Sender:
         self.receipted.append(waiting)
         return True
 
-    def send_until_it_ends(self, most: int = 40) -> bool:
-        """One by one. False where an ERROR came."""
+    def send_until_it_ends(self, most: int = 40, *, named: bool = True) -> bool:
+        """One by one. False where an ERROR came; see `hear`."""
         for _ in range(most):
             self.send(BODY)
-            if not self.hear():
+            if not self.hear(named=named):
                 return False
         return True
 
@@ -225,6 +225,27 @@ def test_an_error_of_the_disk_ends_receipts_at_once_and_the_broker_with_74(
     is_told(broker, busy, *crowd)
 
 
+@pytest.mark.parametrize("inject", ["fsync:error=EIO", "rename:error=EIO", "pwritev2:error=EIO"])
+def test_an_error_of_the_disk_in_a_checkpoint_is_no_lesser_one(own_broker: Make, join: Join, inject: str) -> None:
+    broker = own_broker({"storage": {"checkpoint": '"1MiB"'}}).start()
+    sender = join(broker, "q")
+    with injected(broker, inject, "checkpoint"):
+        assert not sender.send_until_it_ends(named=False)
+        assert broker.wait(ENDS_WITHIN) == 74
+    is_told(broker, sender)
+
+
+@pytest.mark.parametrize("inject", ["pwritev2:error=ENOSPC", "openat:error=ENOSPC"])
+def test_no_room_for_a_checkpoint_is_a_warning(own_broker: Make, join: Join, inject: str) -> None:
+    broker = own_broker({"storage": {"checkpoint": '"1MiB"'}}).start()
+    sender = join(broker, "q")
+    with injected(broker, inject, "checkpoint"):
+        assert sender.send_until_it_ends(30)
+        broker.stop()
+    assert "no checkpoint was written" in broker.stderr()
+    is_told(broker, sender)
+
+
 def test_everyone_who_waits_for_a_receipt_hears_of_the_failure(own_broker: Make, join: Join) -> None:
     broker = own_broker().start()
     senders = [join(broker, f"s{number}") for number in range(5)]
@@ -311,6 +332,37 @@ def test_an_error_behind_the_last_sync_of_a_clean_stop_is_nobodys(own_broker: Ma
     with injected(broker, case.inject, case.where):
         broker.stop()
     is_told(broker, sender)
+
+
+# --- reading back -----------------------------------------------------------------------------------------------------
+
+
+def test_a_queue_that_cannot_be_read_fails_closed_and_the_others_go_on(own_broker: Make, join: Join) -> None:
+    broker = own_broker().start()
+    sender = join(broker, "q")
+    assert sender.send_until_it_ends(10)
+    broker.crash()  # nothing of it is in memory now
+    with injected(broker, "pread64:error=EIO", "segments"), Wire(broker.address) as wire:
+        wire.connect()
+        wire.tell("SUBSCRIBE", {"id": "s", "destination": "/queue/q", "ack": "client-individual"})
+        error = wire.expect_error()
+        assert error["message"] == "queue is damaged"
+        assert ".seg: offset " in error.body.decode()
+        other = join(broker, "other")
+        assert other.send_until_it_ends(2)
+        assert found(broker, "other") == other.receipted
+        broker.stop()
+    is_told(broker, sender)
+
+
+def test_a_read_for_which_no_file_could_be_opened_is_made_again(own_broker: Make, join: Join) -> None:
+    broker = own_broker().start()
+    sender = join(broker, "q")
+    assert sender.send_until_it_ends(10)
+    broker.crash()
+    with injected(broker, "openat:error=EMFILE:when=1", "segments"):
+        assert found(broker, "q") == sender.receipted
+        broker.stop()
 
 
 # --- while it starts ------------------------------------------------------------------------------------------------

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import errno
+import os
+import threading
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import pytest
 
+from broker.errors import NoRoom
 from broker.server.hub import STUCK_AFTER, TOPIC_STALL, Hub
 from tests.core.world import World
 
@@ -70,3 +74,48 @@ async def test_who_was_held_back_gets_a_turn_if_it_went_on_and_only_then(hub: Hu
     # What it went on with is in the journal's queue, and nothing else may happen for a long time; but a turn for
     # nothing would hold again, release again, and never end.
     assert hub._scheduled is goes_on
+
+
+class FullDisk:
+    """A writer without room, until there is some."""
+
+    def __init__(self) -> None:
+        self.room = threading.Event()
+        self.runs = 0
+
+    def run(self, batch: object) -> None:
+        self.runs += 1
+        if not self.room.is_set():
+            raise NoRoom(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def close(self) -> None: ...
+
+
+async def until(what: Callable[[], bool]) -> None:
+    deadline = asyncio.get_running_loop().time() + 10.0
+    while not what():
+        assert asyncio.get_running_loop().time() < deadline
+        await asyncio.sleep(0.01)
+
+
+async def test_a_writer_without_room_is_an_alarm_and_the_same_batch_is_run_again(hub: Hub) -> None:
+    hub._writer = disk = FullDisk()  # type: ignore[assignment]
+    journal = hub.broker.journal
+    journal.append_witness()
+    durable = journal.durable
+    hub.wake()
+    await until(lambda: disk.runs > 1 and bool(hub.budget.alarm))
+    assert journal.durable == durable and journal.failed is None
+    disk.room.set()
+    await until(lambda: journal.durable == journal.lsn)
+    assert journal.failed is None
+
+
+async def test_a_stop_does_not_wait_for_room_for_ever(hub: Hub) -> None:
+    hub._writer = disk = FullDisk()  # type: ignore[assignment]
+    hub.broker.journal.append_witness()
+    hub.wake()
+    await until(lambda: disk.runs > 0)
+    hub.give_up()
+    await until(lambda: hub.broker.journal.failed is not None)
+    assert hub.idle

@@ -104,6 +104,8 @@ class Shell:
         self.note(b"!", text.encode())
         if self.say is not None:
             self.say(f"  event {name}: {text}")
+        if name in ("damaged", "scrub") and not any(fault.hits for fault in self.disk.faults):
+            raise Broken(f"a false alarm, the disk has done nothing: {text}")
 
     # --- start, stop --------------------------------------------------------------------------------------------------
 
@@ -121,8 +123,9 @@ class Shell:
         self.writer: Writer = writer
         self.reader = self.log.reader()
         self.broker = Broker(
-            self.settings, self.clock, self.journal, self.budget, self, self.log.checkpoint_file(), self.log.scrub()
-        )
+            self.settings, self.clock, self.journal, self.budget, self,
+            self.log.checkpoint_file(), self.log.scrub(), self.log.ballast,
+        )  # fmt: skip
         replay.finish(self.broker, clean=self.clean)
         self.running = True
         self.note(b"start", self.log.log_id)

@@ -61,11 +61,17 @@ def _seqs(positions: Positions, seq: int, a: int) -> list[int]:
     return [seq]
 
 
+def _shares(positions: Positions) -> dict[int, list[int]]:
+    held: dict[int, list[int]] = {}
+    positions.share(held)
+    return held
+
+
 def _held(queue: Queue) -> Counter[int]:
     """How many messages, and notes that lie elsewhere, a queue wants of each segment."""
     held: Counter[int] = Counter()
     for positions in (queue.stored, queue.counted):
-        for number, count, _ in positions.shares():
+        for number, (count, _) in _shares(positions).items():
             held[number] += count
         for number in positions.note_numbers():
             held[number] += 1
