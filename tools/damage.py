@@ -174,10 +174,11 @@ def all_cases(folder: Base) -> Iterator[Case]:
     paths = sorted(folder.files)
     for path in paths:
         data = folder.files[path]
-        for at in range(len(data)):
+        step = SECTOR if path.endswith("RESERVE") else 1  # nobody reads what is in there
+        for at in range(0, len(data), step):
             for bit in range(8):
                 yield Case("flip", path, at, bit)
-        for at in range(len(data)):
+        for at in range(0, len(data), step):
             yield Case("cut", path, at)
         sectors = range(0, len(data), SECTOR)
         for at in sectors:

@@ -65,6 +65,18 @@ def mutated(mutant: Mutant, root: Path) -> str:
     return changed
 
 
+def staleness(mutant: Mutant) -> str:
+    """Why it does not fit this tree; empty if it does."""
+    try:
+        mutated(mutant, ROOT)
+    except Stale as error:
+        return str(error)
+    file, _, name = mutant.test.partition("::")
+    if f"def {name.partition('[')[0]}(" not in (ROOT / file).read_text():
+        return f"{mutant.name}: there is no {mutant.test}; the list is stale"
+    return ""
+
+
 def copy_tree(folder: Path) -> Path:
     target = folder / "tree"
     shutil.copytree(ROOT, target, ignore=NOT_COPIED, symlinks=True)
@@ -174,11 +186,8 @@ def main() -> int:
     if options.list:
         print("\n".join(f"{mutant.name}: {mutant.breaks}" for mutant in mutants))
         return 0
-    try:
-        for mutant in mutants:
-            mutated(mutant, ROOT)
-    except Stale as error:
-        print(error)
+    if stale := [text for mutant in mutants if (text := staleness(mutant))]:
+        print("\n".join(stale))
         return 1
     if not options.quick and (text := passes_unchanged(mutants)):
         print(text)

@@ -13,6 +13,6 @@ from broker.core.subscription import AckMode, Broadcast, Outlet, Subscription
 
 __all__ = [
     "DROPPED", "AckMode", "Broadcast", "Broker", "Counters", "Destination", "Envelope", "Events", "Job", "Keep",
-    "Kind", "Message", "Outlet", "Queue", "Read", "Rejects", "Replay", "Route", "Sends", "Subscription", "Timer", "Write",
-    "replayed",
+    "Kind", "Message", "Outlet", "Queue", "Read", "Rejects", "Replay", "Route", "Sends", "Subscription", "Timer",
+    "Write", "replayed",
 ]  # fmt: skip

@@ -19,6 +19,7 @@ from broker.journal import Damage, Record, number_of
 
 LOAD_MESSAGES: Final = 2048  # read back at a time, in one queue
 LOAD_BYTES: Final = 1 << 20
+RECORDS_FACTOR: Final = 4  # how much larger the records may be of which these are what is left
 READS_MAX: Final = 2  # under way at once: one is read while the results of the other are handed out
 HEAD: Final = 256  # messages of each queue that stay in memory as long as there are others to spill
 SPILL_END: Final = 4096  # messages on disk; with fewer of them new messages stay in memory again
@@ -39,7 +40,9 @@ class Backlog:
         self._events = events
         self._restorer = Restorer(prefix)
         self._memory = ledger.memory
-        self.soft = budget.limit // 2
+        self._budget = budget
+        self.soft = budget.limit * 3 // 4
+        self._high = budget.limit * 7 // 8  # of all accounts together: before producers are held back, these give way
         self._load_bytes = min(LOAD_BYTES, budget.limit // 64)
         self._wanted: dict[Queue, None] = {}
         self._later: dict[Queue, None] = {}
@@ -63,12 +66,13 @@ class Backlog:
     def relieve(self) -> None:
         """Over the soft mark: messages that wait go to disk, those of the queue served longest ago first."""
         memory = self._memory
-        if memory.used <= self.soft:
+        excess = max(memory.used - self.soft, self._budget.used - self._high)
+        if excess <= 0:
             self._again = 0
             return
         if memory.used < self._again:
             return
-        goal = self.soft * 3 // 4
+        goal = memory.used - excess - self.soft // 8
         queues = [q for q in self._catalogue.by_name.values() if q.ready or q.tail or q.again]
         queues.sort(key=lambda queue: queue.served)
         for keep in (HEAD, 0):
@@ -115,16 +119,19 @@ class Backlog:
             if fresh:
                 queue.spilled = queue.stored.count > SPILL_END
             self._memory.book(self._cost(queue, entries, fresh=fresh))
-            places = dict.fromkeys(entry[1] for entry in entries if entry[1])
-            if not fresh:
-                places.update(dict.fromkeys(entry[2] for entry in entries if entry[2]))
+            places: dict[int, None] = {}
+            for _, place, note, _ in entries:  # a message's note next to it: the read may end early
+                if place:
+                    places[place] = None
+                    if note and not fresh:
+                        places[note] = None
             if not places:
                 self._settle_load(queue, {})
                 continue
             for number in {number_of(place) for place in places}:
                 self._ledger.journal.by_number[number].readers += 1
             self._reads += 1
-            jobs.append(Read(queue, list(places)))
+            jobs.append(Read(queue, list(places), RECORDS_FACTOR * self._load_bytes))
         return jobs
 
     def _cost(self, queue: Queue, entries: Sequence[Entry], *, fresh: bool) -> int:
@@ -152,17 +159,12 @@ class Backlog:
             self._memory.book(-self._cost(queue, loading.entries, fresh=loading.fresh))
             queue.loading = None
             return
+        self._cut_short(queue, loading, found)
         try:
             messages = self._made(queue, loading, found)
         except DataDamaged as error:
-            self._memory.book(-self._cost(queue, loading.entries, fresh=loading.fresh))
             queue.loading = None
-            if loading.fresh:
-                queue.stored.add_front(loading.entries)
-            else:  # others may have come back to places before them meanwhile
-                for entry in loading.entries:
-                    if entry[0] not in loading.gone:
-                        queue.counted.add(*entry)
+            self._put_back(queue, loading, loading.entries)
             if isinstance(error, _Passing):
                 self._later[queue] = None
             else:
@@ -176,6 +178,24 @@ class Backlog:
         self._counters.loaded += len(messages)
         queue.loaded(messages, fresh=loading.fresh)
         self._catalogue.dirty[queue] = None
+
+    def _cut_short(self, queue: Queue, loading: Loading, found: dict[int, Record | Damage]) -> None:
+        """The reader stops where the records would be too much for the memory: the rest is for another time."""
+        for at, (_, place, note, _) in enumerate(loading.entries):
+            if place and (place not in found or (note and not loading.fresh and note not in found)):
+                self._put_back(queue, loading, loading.entries[at:])
+                del loading.entries[at:]
+                return
+
+    def _put_back(self, queue: Queue, loading: Loading, entries: list[Entry]) -> None:
+        """These were not read, and wait on disk again."""
+        self._memory.book(-self._cost(queue, entries, fresh=loading.fresh))
+        if loading.fresh:
+            queue.stored.add_front(entries)
+            return
+        for entry in entries:  # others may have come back to places before them meanwhile
+            if entry[0] not in loading.gone:
+                queue.counted.add(*entry)
 
     def _made(self, queue: Queue, loading: Loading, found: dict[int, Record | Damage]) -> list[Message]:
         """The messages of all entries, in order. Raises DataDamaged."""
@@ -191,6 +211,7 @@ class Backlog:
             else:
                 notes = _sound(found[note]) if note else None
                 made.append(restorer.counted(key, entry, _sound(found[place]), notes))
+        restorer.forget()
         for seq, place, _, _ in loading.entries:
             if not place:
                 del queue.kept[seq]

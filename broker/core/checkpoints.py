@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Final, Protocol
 
 from broker.core.catalogue import Catalogue
@@ -18,7 +19,7 @@ from broker.core.counters import Counters, Events
 from broker.core.jobs import Keep
 from broker.core.ledger import Ledger
 from broker.core.message import SETTLED, Message
-from broker.core.positions import ENTRY_BYTES, Entry, Runs, Singles, pack_counts, packed, runs_of
+from broker.core.positions import ENTRY_BYTES, Entry, Runs, Singles, entries_of, pack_counts, packed
 from broker.core.queue import Queue
 from broker.errors import no_room
 from broker.journal import Basis, CheckpointFile, Part, encode_part
@@ -35,6 +36,7 @@ class Settings(Protocol):
     @property
     def checkpoint(self) -> int:
         """Bytes of log between two checkpoints."""
+_seq = attrgetter("seq")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -249,8 +251,8 @@ class Checkpoints:
     def _objects(self, key: bytes, mark: int, messages: list[Message]) -> Iterator[tuple[Part, int]]:
         for start in range(0, len(messages), SLICE_MESSAGES):
             some = [m for m in messages[start : start + SLICE_MESSAGES] if m.deliveries != SETTLED]
-            new = sorted((m.seq, m.place, m.size) for m in some if not m.deliveries)
-            yield Part(key, mark, packed(runs_of(new)), packed(_counted(m for m in some if m.deliveries))), len(some)
+            new = sorted([m for m in some if not m.deliveries], key=_seq)
+            yield Part(key, mark, packed(entries_of(new)), packed(_counted(m for m in some if m.deliveries))), len(some)
 
 
 def _counted(messages: Iterable[Message]) -> list[Entry]:
@@ -263,12 +265,23 @@ def _counted(messages: Iterable[Message]) -> list[Entry]:
 
 def _raw(positions: Runs | Singles) -> list[bytes]:
     """Entries as they are, but for messages that are in memory only."""
-    if positions.all_placed:
-        return list(positions.dump())
-    return [packed([entry for entry in positions if entry[1]])]
+    return list(positions.dump(placed=True))
 
 
 def _pieces(blocks: list[bytes]) -> Iterator[bytes]:
-    data = b"".join(blocks)
-    for start in range(0, len(data), PART_BYTES):
-        yield data[start : start + PART_BYTES]
+    """The same in pieces of PART_BYTES at most. `blocks` are used up on the way: together they may be many MiB."""
+    blocks.reverse()
+    data: list[bytes] = []
+    size = 0
+    while blocks:
+        block = blocks.pop()
+        if size and size + len(block) > PART_BYTES:
+            yield b"".join(data)
+            data, size = [], 0
+        for start in range(0, len(block) - PART_BYTES, PART_BYTES):
+            yield block[start : start + PART_BYTES]
+        rest = block[max(len(block) - 1, 0) // PART_BYTES * PART_BYTES :]
+        data.append(rest)
+        size += len(rest)
+    if size:
+        yield b"".join(data)

@@ -17,7 +17,7 @@ from broker.core.counters import Counters
 from broker.core.jobs import Read
 from broker.core.ledger import Ledger
 from broker.core.message import Envelope, Message
-from broker.core.positions import Entry, pack_counts
+from broker.core.positions import Entry, pack_counts, runs_of
 from broker.core.queue import Queue
 from broker.core.restoring import Restorer, Values
 from broker.errors import DataDamaged
@@ -30,6 +30,7 @@ MESSAGE_BYTES: Final = 100  # what a message takes in the log beside its body an
 PORTION_BYTES: Final = 1 << 20  # copied in one turn
 PORTION_MESSAGES: Final = 1024
 QUEUES_A_TURN: Final = 200
+RECORDS_BYTES: Final = 4 << 20  # read for that, of records of which little may be left
 RECORD_MESSAGES: Final = 64
 ALLOWANCE_MAX: Final = 16 << 20
 
@@ -133,33 +134,38 @@ class Compaction:
                 for each in places:
                     self._journal.by_number[each >> 32].readers += 1
                 self._reading = True
-                return [Read(self._queue, places, copying=True)]
+                return [Read(self._queue, places, RECORDS_BYTES, copying=True)]
             self._queue = None
         return []
 
     def _wanted(self, queue: Queue, number: int) -> list[int]:
-        """Places of records in the segment, some portion of those that hold messages of the queue; and their notes."""
-        low, high = number << 32, (number + 1) << 32
-        places: dict[int, None] = {}
-        notes: dict[int, None] = {}
+        """Places of records in the segment, some portion of those that hold messages of the queue; and of their notes,
+        each behind the first message that has it, for the read may end early.
+        """
+        found: dict[tuple[int, int], None] = {}
         size = 0
-        for positions in (queue.stored, queue.counted):
-            for _, place, a, b in positions.within(low, high, PORTION_MESSAGES):
-                places[place] = None
-                if positions is queue.counted and a:
-                    notes[a] = None
-                size += positions.weigh(a, b)[1]
-                if size >= PORTION_BYTES:
-                    return sorted({**places, **notes})
+        for place, note, weight in self._lying(queue, number << 32, (number + 1) << 32):
+            found[place, note] = None
+            size += weight
+            if size >= PORTION_BYTES or len(found) >= PORTION_MESSAGES:
+                break
+        places: dict[int, None] = {}
+        for place, note in sorted(found):
+            places[place] = None
+            if note:
+                places[note] = None
+        return list(places)
+
+    @staticmethod
+    def _lying(queue: Queue, low: int, high: int) -> Iterator[tuple[int, int, int]]:
+        """(place, note, bytes) of the queue's messages that lie from `low` up to `high`."""
+        for _, place, _, size in queue.stored.within(low, high, PORTION_MESSAGES):
+            yield place, 0, size
+        for _, place, note, counts in queue.counted.within(low, high, PORTION_MESSAGES):
+            yield place, note, counts >> 32
         for message in queue.in_memory():
             if low <= message.place < high and message.deliveries >= 0:
-                places[message.place] = None
-                if message.envelope.note:
-                    notes[message.envelope.note] = None
-                size += message.size
-                if size >= PORTION_BYTES or len(places) >= PORTION_MESSAGES:
-                    break
-        return sorted({**places, **notes})
+                yield message.place, message.envelope.note, message.size
 
     # --- copying ------------------------------------------------------------------------------------------------------
 
@@ -210,6 +216,7 @@ class Compaction:
             and _complete(message.place, message.envelope.note, found)
         ]
         self._carry(queue, [(self._again(queue, message, found), message) for message in held])
+        self._restorer.forget()
 
     def _single(self, queue: Queue, entry: Entry, found: dict[int, Values]) -> Message:
         return self._restorer.counted(queue.key, entry, found[entry[1]], found.get(entry[2]))
@@ -220,13 +227,18 @@ class Compaction:
         return self._single(queue, (message.seq, message.place, message.envelope.note, counts), found)
 
     def _copy_run(self, queue: Queue, entry: Entry, values: Values) -> None:
-        messages = self._restorer.fresh(queue.key, entry, values)
-        place = self._append(queue, messages)
         seq, old, mask, size = entry
-        if not queue.stored.replace(entry, (seq, place, mask, size)):
-            raise RuntimeError(f"{queue.name}: an entry went while it was copied")
-        self._ledger.hold(place, len(messages), size)
-        self._ledger.let_go(old, len(messages), size)
+        copied: list[tuple[int, int, int]] = []
+        # Those of a transaction may have been sent with different headers: a record each, and an entry each.
+        for _, group in groupby(self._restorer.fresh(queue.key, entry, values), lambda message: id(message.envelope)):
+            some = list(group)
+            place = self._append(queue, some)
+            copied += [(message.seq, place, message.size) for message in some]
+        queue.stored.discard(seq, seq + mask.bit_length() - 1)
+        for new in runs_of(copied):
+            queue.stored.add(*new)
+            self._ledger.hold(new[1], new[2].bit_count(), new[3])
+        self._ledger.let_go(old, mask.bit_count(), size)
 
     def _carry(self, queue: Queue, made: Sequence[tuple[Message, Entry | Message]]) -> None:
         """made: each message with its body, and what stands for it: an entry of `counted`, or the object in memory."""

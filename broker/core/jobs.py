@@ -19,13 +19,15 @@ class Write:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Read:
-    """Have the reader read the records at `places`, then call `Broker.read`.
+    """Have the reader read the records at `places`, but no more of them than fit into `limit` bytes; then call
+    `Broker.read`.
 
     queue: for whom. copying: to be copied forward, not to be handed out.
     """
 
     queue: Queue
     places: Sequence[int]
+    limit: int
     copying: bool = False
 
 

@@ -154,10 +154,10 @@ class Ledger:
         """The same for messages of a queue. The seqs of those that the journal knows. Hot: once per run of ACKs."""
         self.memory.book(-MESSAGE_COST * len(messages))
         seqs = [message.seq for message in messages]
-        numbers = [message.place >> 32 for message in messages]
-        low = min(numbers)
-        if low and low == max(numbers) and not queue.dead:
-            segment = self.journal.by_number[low]
+        places = [message.place for message in messages]
+        number = min(places) >> 32
+        if number and number == max(places) >> 32 and not queue.dead:
+            segment = self.journal.by_number[number]
             segment.live -= len(seqs)
             segment.live_bytes -= sum([message.size for message in messages])
             return seqs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-MESSAGE_COST: Final = 240  # bytes that a message in memory costs beside its body and own lines, roughly
+MESSAGE_COST: Final = 176  # bytes that a message in memory costs beside its body and own lines, roughly
 SETTLED: Final = -1  # as `deliveries`: acknowledged late, still listed where it is in flight
 
 

@@ -16,11 +16,12 @@ import sys
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from itertools import repeat
-from operator import lt
+from itertools import groupby, repeat
+from operator import attrgetter, lt
 from typing import Final, NamedTuple
 
 from broker.budget import Account
+from broker.core.message import Message
 
 Entry = tuple[int, int, int, int]
 
@@ -29,6 +30,8 @@ ENTRY_BYTES: Final = 32
 BLOCK_WORDS: Final = 512 * WORDS
 DELIVERIES_MAX: Final = 0xFFFF
 FAILURES_MAX: Final = 0xFF
+_place = attrgetter("place")
+_size = attrgetter("size")
 
 
 class Removed(NamedTuple):
@@ -259,6 +262,8 @@ class Positions:
                 self._start = word = word + WORDS
             else:
                 del block[word : word + WORDS]
+                if word == 0 and block:  # or one that is added before it is looked for in this block, in vain
+                    self._firsts[at] = block[0]
             if len(block) == (self._start if at == 0 else 0):
                 self._drop_block(at)
                 word = 0
@@ -289,18 +294,16 @@ class Positions:
         for at, block in enumerate(self._blocks):
             yield block[self._start :] if at == 0 and self._start else block
 
-    def dump(self) -> Iterator[bytes]:
-        """All entries, little-endian, in pieces of some KiB."""
+    def dump(self, *, placed: bool = False) -> Iterator[bytes]:
+        """All entries, little-endian, in pieces of some KiB. placed: only those of messages that are on disk."""
         for block in self._each_block():
+            if placed and not min(block[1::WORDS]):
+                words = [block[at : at + WORDS] for at in range(0, len(block), WORDS) if block[at + 1]]
+                block = array("Q", b"".join(map(array.tobytes, words)))
             if sys.byteorder == "big":
                 block = block[:]
                 block.byteswap()
             yield block.tobytes()
-
-    @property
-    def all_placed(self) -> bool:
-        """Whether all messages here are on disk."""
-        return all(min(block[1::WORDS]) for block in self._each_block())
 
     def slice(self, first: int, last: int) -> Iterator[Entry]:
         """The messages from seq `first` to `last` as entries of their own. Not to be changed meanwhile."""
@@ -516,6 +519,19 @@ def runs_of(messages: Iterable[tuple[int, int, int]]) -> list[Entry]:
         after = seq + 1
     if mask:
         entries.append((first, place, mask, total))
+    return entries
+
+
+def entries_of(messages: Iterable[Message]) -> list[Entry]:
+    """The same for messages in memory. Quick: there may be 100,000 of them."""
+    entries: list[Entry] = []
+    for place, group in groupby(messages, _place):
+        run = list(group)
+        first, count = run[0].seq, len(run)
+        if place and count <= 64 and run[-1].seq - first == count - 1:
+            entries.append((first, place, (1 << count) - 1, sum(map(_size, run))))
+        else:
+            entries += runs_of([(message.seq, place, message.size) for message in run])
     return entries
 
 

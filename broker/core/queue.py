@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from broker.budget import Account
 from broker.core.message import MESSAGE_COST, SETTLED, Message
-from broker.core.positions import Entry, Removed, Runs, Singles, pack_counts, runs_of
+from broker.core.positions import Entry, Removed, Runs, Singles, entries_of, pack_counts
 from broker.core.subscription import Subscription
 
 MARK_STEP: Final = 1000  # how far the delivered mark runs ahead, in seqs
@@ -200,7 +200,7 @@ class Queue:
     def spill_tail(self) -> int:
         """What is in memory behind `stored` becomes part of it. Returns how many bytes of memory that frees."""
         tail, self.tail = self.tail, []
-        for entry in runs_of(self._placed(tail)):
+        for entry in entries_of(self._placed(tail)):
             self.stored.add(*entry)
         return _freed(tail)
 
@@ -212,7 +212,7 @@ class Queue:
         pop = self.ready.pop
         spilled = [pop() for _ in range(excess)]
         spilled.reverse()
-        self.stored.add_front(runs_of(self._placed(spilled)))
+        self.stored.add_front(entries_of(self._placed(spilled)))
         return _freed(spilled)
 
     def spill_again(self) -> int:
@@ -226,9 +226,10 @@ class Queue:
             self.put_back(message)
         return _freed(spilled)
 
-    def _placed(self, messages: list[Message]) -> list[tuple[int, int, int]]:
+    def _placed(self, messages: list[Message]) -> list[Message]:
+        """Keeps those in memory only, for which an entry can only hold their turn."""
         self.kept.update((message.seq, message) for message in messages if not message.place)
-        return [(message.seq, message.place, message.size) for message in messages]
+        return messages
 
     # --- out ----------------------------------------------------------------------------------------------------------
 

@@ -79,10 +79,12 @@ class _Restored:
         """Whatever stands below the mark counts as delivered once: (first seq, last seq, 1, 0) for a record."""
         flagged: list[tuple[int, int, int, int]] = []
         for seq, place, mask, size in list(self.fresh.slice(0, self.mark)):
-            each = size // mask.bit_count()
+            count = mask.bit_count()
             for bit in range(mask.bit_length()):
                 if mask >> bit & 1:
                     one = seq + bit
+                    each = size // count  # together as much as before: segments count it so
+                    size, count = size - each, count - 1
                     self.counted.add(one, place, 0, pack_counts(1, 0, each))
                     joins = flagged and flagged[-1][1] == one - 1
                     flagged.append((flagged.pop()[0] if joins else one, one, 1, 0))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Sequence
+from typing import Final
 
 from broker.core.message import Envelope, Message
 from broker.core.positions import Entry, unpack_counts
@@ -11,6 +13,30 @@ from broker.errors import DataDamaged
 from broker.journal import Carried, Messages, Moved, RecordType, Value, number_of, offset_of, segment_name
 
 Values = Sequence[tuple[RecordType, Value]]
+FEW: Final = 8  # parts of a record; with more of them they are not looked through for each message
+
+
+class _Index:
+    """Which parts of a transaction's record are about a message."""
+
+    def __init__(self, values: Values) -> None:
+        self.values = values
+        self._sent = [(kind, value) for kind, value in values if isinstance(value, Messages)]
+        self._starts = [value.first_seq for _, value in self._sent if isinstance(value, Messages)]  # they ascend
+        self._moved: dict[int, list[tuple[RecordType, Value]]] = {}
+        for kind, value in values:
+            if isinstance(value, Moved):
+                for first, last, _, _ in value.entries:
+                    for seq in range(first, last + 1):
+                        self._moved.setdefault(seq, []).append((kind, value))
+
+    def sent(self, first: int, last: int) -> Values:
+        """Those with the messages themselves."""
+        return self._sent[max(bisect_right(self._starts, first) - 1, 0) : bisect_right(self._starts, last)]
+
+    def moved(self, seq: int) -> Values:
+        """Those that made it a dead letter."""
+        return self._moved.get(seq, [])
 
 
 class Restorer:
@@ -21,15 +47,32 @@ class Restorer:
         self._envelope: Envelope | None = None
         # What was worked out last: where the note lies, its text, the envelope before and the one of a dead letter.
         self._dead: tuple[int, bytes, Envelope, Envelope] | None = None
+        self._indexes: list[_Index] = []  # of the records used last: one with messages, one with notes
+
+    def forget(self) -> None:
+        """The records of which messages were made are not needed any more."""
+        self._indexes.clear()
+
+    def _index(self, values: Values) -> _Index:
+        for index in self._indexes:
+            if index.values is values:
+                return index
+        index = _Index(values)
+        self._indexes = [*self._indexes[-1:], index]
+        return index
+
+    def _sent(self, values: Values, first: int, last: int) -> Values:
+        """The parts of a record in which messages from `first` to `last` may be."""
+        return values if len(values) <= FEW else self._index(values).sent(first, last)
 
     def fresh(self, key: bytes, entry: Entry, values: Values) -> list[Message]:
         """The messages of an entry of `Runs`. Raises DataDamaged."""
         seq, place, mask, _ = entry
         count = mask.bit_length()
         made: list[Message] = []
-        # A transaction's messages are one entry where their seqs follow each other, and may lie in several of its parts.
+        # A transaction's messages are one entry where their seqs follow each other, and may lie in several parts.
         # The first bits may be those of messages that are gone, which a copy (CARRIED) does not hold.
-        for _, value in values:
+        for _, value in self._sent(values, seq, seq + count - 1):
             if isinstance(value, Messages):
                 low, high = max(seq, value.first_seq), min(seq + count, value.first_seq + len(value.bodies))
                 if low < high and key in (value.queues or (value.destination,)):
@@ -86,7 +129,7 @@ class Restorer:
     def _first(self, entry: Entry, values: Values) -> list[Message]:
         """A dead letter's record names the queue that it was sent to, so only the seq tells."""
         seq, place, _, _ = entry
-        for _, value in values:
+        for _, value in self._sent(values, seq, seq):
             if isinstance(value, Messages) and 0 <= seq - value.first_seq < len(value.bodies):
                 return self._run(value, seq - value.first_seq, 1, place, 1)
             if isinstance(value, Carried):
@@ -96,7 +139,8 @@ class Restorer:
         raise missing(b"", seq, place)
 
     def _buried(self, key: bytes, seq: int, note: int, old: Envelope, values: Values | None) -> Envelope:
-        for _, value in values or ():
+        values = values or ()
+        for _, value in values if len(values) <= FEW else self._index(values).moved(seq):
             if isinstance(value, Moved) and value.target == key:
                 if not any(first <= seq <= last for first, last, _, _ in value.entries):
                     continue

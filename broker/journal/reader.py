@@ -75,16 +75,22 @@ class Reader:
         self._base = 0
         self._data = b""
 
-    def read(self, places: Sequence[int]) -> list[Record | Damage]:
+    def read(self, places: Sequence[int], limit: int = 0) -> list[Record | Damage]:
         """One result for each place, in the order asked. Cheapest where places ascend.
 
-        Never raises for what a disk can do. Holds up to 1 MiB (or one record) besides the results.
+        limit: bytes of records, 0 for any; with more than that there are no results for the rest of the places. The
+        first two always have one: a message may need two records. Never raises for what a disk can do. Holds up to
+        1 MiB (or one record) besides the results.
         """
         results: list[Record | Damage] = []
+        size = 0
         try:
             for index, place in enumerate(places):
+                if limit and size >= limit and index > 1:
+                    break
                 try:
                     results.append(self._record(place, places, index))
+                    size += self._usual
                 except OSError as error:
                     results.append(self._unreadable(place, error))
                 except StompdError as error:

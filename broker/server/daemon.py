@@ -220,7 +220,7 @@ class Daemon:
             broker.stop()
             hub.wake()
             # Not cut short by a second signal: this is one sync.
-            while not hub.idle and self._failure is None:  # noqa: ASYNC110 - once in a life; nothing has to tell us
+            while not hub.idle and self._failure is None:
                 if self._hurried or self.clock.monotonic() >= deadline:
                     hub.give_up()
                 await asyncio.sleep(POLL)

@@ -79,7 +79,8 @@ class Hub:
         self._giving_up = threading.Event()
         self._writer = writer
         self._storage = Worker("storage", self._write, self._loop, self._written, self.crash)
-        self._reading = Worker("reader", lambda job: reader.read(job.places), self._loop, self._read, self.crash)
+        self._reader = reader
+        self._reading = Worker("reader", self._look_up, self._loop, self._read, self.crash)
         self._keeping = Worker("keeper", _keep, self._loop, self._kept, self.crash)
         self._journal_high = min(JOURNAL_HIGH, settings.memory.limit // 4)
 
@@ -190,7 +191,7 @@ class Hub:
         while True:
             try:
                 return self._writer.run(job.batch)
-            except NoRoom as error:
+            except NoRoom:
                 if self._giving_up.is_set():
                     raise
                 with suppress(RuntimeError):  # the loop is closed, the process is ending
@@ -201,11 +202,23 @@ class Hub:
         """The broker is to stop: if the writer waits for room on the disk, it waits no longer."""
         self._giving_up.set()
 
+    def _look_up(self, job: Read | Write) -> object:
+        """In the reader thread. A batch that removed segments: an open file would keep their room on the disk."""
+        if isinstance(job, Read):
+            return self._reader.read(job.places, job.limit)
+        for segment in job.batch.unlink:
+            self._reader.forget(segment.number)
+        return None
+
     def _written(self, job: Write, _: object, error: OSError | None) -> None:
+        if job.batch.unlink:
+            self._reading.put(job)
         # The turn comes at once and not later: receipts have waited long enough.
         self._done(lambda: self.broker.written(job.batch, error), self._turn)
 
-    def _read(self, job: Read, results: object, _: OSError | None) -> None:
+    def _read(self, job: Read | Write, results: object, _: OSError | None) -> None:
+        if not isinstance(job, Read):
+            return
         found = cast("list[Record | Damage]", results)
         self._done(lambda: self.broker.read(job, found), self._turn)
 

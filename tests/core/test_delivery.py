@@ -53,6 +53,27 @@ def test_nothing_is_delivered_before_its_record_is_synced() -> None:
     assert consumer.bodies() == ["x"]
 
 
+def test_a_batch_that_is_synced_lets_nothing_of_the_next_one_pass() -> None:
+    world = World()
+    producer = world.connect()
+    consumer = world.connect().subscribe("/queue/a")
+    producer.publish("/queue/a", "before")
+    assert consumer.bodies() == ["before"]
+    world.auto = False
+    producer.publish("/queue/a", "1", receipt="r1")
+    world.turn()
+    producer.publish("/queue/a", "2", receipt="r2")
+    world.turn()
+    world.complete()
+    world.turn()
+    assert consumer.bodies() == ["1"]
+    assert producer.receipts() == ["r1"]
+    world.complete()
+    world.turn()
+    assert consumer.bodies() == ["2"]
+    assert producer.receipts() == ["r2"]
+
+
 @pytest.mark.parametrize("ack", ["client", "client-individual"])
 def test_prefetch_bounds_what_is_unacknowledged(ack: str) -> None:
     world = World()

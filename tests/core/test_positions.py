@@ -164,9 +164,10 @@ def test_what_was_taken_and_put_back_in_front_is_found_again() -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_runs_that_others_lie_in_are_cut_and_lose_nothing(seed: int) -> None:
+def test_runs_that_others_lie_in_are_cut_and_lose_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As when some of a run were copied forward: what is done to either later finds them, and they keep their order."""
     random = Random(seed)
+    monkeypatch.setattr("broker.core.positions.BLOCK_WORDS", random.choice((4, 8, 16, 2048)))
     account = Budget(1 << 30).account("positions")
     runs = Runs(account)
     where: dict[int, tuple[int, int]] = {}  # place and size

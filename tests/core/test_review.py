@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from broker.core import Keep, Read
+from typing import Any
+
+import pytest
+
+from broker.core import Read
+from broker.journal import Messages, Record
 from tests.core.world import World, drain
+from tests.support.wire import frame
 
 KIB = 1024
 
@@ -21,7 +27,7 @@ def test_a_late_ack_of_a_message_in_memory_only_gives_its_memory_back_once() -> 
     producer.publish("/queue/a", "on disk")
     producer.publish("/queue/a", "in memory", persistent="false")
     consumer = world.connect().subscribe("/queue/a", prefetch=10)
-    first, second = consumer.take()
+    _, second = consumer.take()
     consumer.send("UNSUBSCRIBE", {"id": "s"})
     world.auto = False
     consumer.subscribe("/queue/a", id="t", prefetch=10)
@@ -45,7 +51,7 @@ def test_a_checkpoint_tells_the_mark_of_a_queue_that_is_empty() -> None:
     consumer = world.connect().subscribe("/queue/a", prefetch=10)
     producer.publish("/queue/a", "first")
     consumer.ack(consumer.one())
-    for n in range(80):
+    for _ in range(80):
         producer.publish("/queue/b", "x" * 4000)
     world.run()
     assert world.broker.counters.checkpoints
@@ -55,3 +61,89 @@ def test_a_checkpoint_tells_the_mark_of_a_queue_that_is_empty() -> None:
     assert world.log.checkpoint is not None
     (message,) = drain(world, "/queue/a")
     assert message.get("redelivered") == "true"
+
+
+def scattered(world: World, runs: int, dead: bool = False) -> list[bytes]:
+    """What is left of as many records of 512 KiB: a small message in each, which was delivered once."""
+    producer = world.connect()
+    consumer = world.connect().subscribe("/queue/a", prefetch=runs * 9)
+    left = []
+    for n in range(runs):
+        run = [b"x" * (64 * KIB)] * 8 + [b"%06d" % n]
+        producer.feed(b"".join(frame("SEND", {"destination": "/queue/a"}, body, "1.2") for body in run))
+        for message in consumer.take():
+            if len(message.body) > KIB:
+                consumer.ack(message)
+            else:
+                left.append(message.body)
+                if dead:
+                    consumer.nack(message, requeue="false", failure_reason=f"because {n}")
+    consumer.disconnect()
+    world.run()
+    return left
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_small_messages_that_lie_in_large_records_are_read_back_a_few_records_at_a_time(dead: bool) -> None:
+    world = World(memory=16 << 20, storage={"segment_size": 4 << 20})
+    left = scattered(world, 40, dead)
+    name = "/queue/DLQ.a" if dead else "/queue/a"
+    seen: list[int] = []
+    read = world.reader.read
+
+    def measured(*args: Any) -> Any:
+        results = read(*args)
+        places = {result.place for result in results if isinstance(result, Record)}
+        values = [value for result in results if isinstance(result, Record) for _, value in result.values]
+        seen.append(sum(sum(map(len, value.bodies)) for value in values if isinstance(value, Messages)))
+        assert places
+        return results
+
+    world.reader.read = measured  # type: ignore[method-assign]
+    assert [message.body for message in drain(world, name)] == left
+    assert len(seen) > 1
+    assert max(seen) <= 3 << 20
+    assert {name: account.used for name, account in world.budget.accounts.items() if account.used} == {}
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_old_segments_are_copied_forward_a_few_records_at_a_time(dead: bool) -> None:
+    world = World(memory=16 << 20, storage={"segment_size": 16 << 20, "compaction_rate": 64 << 20})
+    left = scattered(world, 40, dead)
+    name = "/queue/DLQ.a" if dead else "/queue/a"
+    seen: list[int] = []
+    read = world.reader.read
+
+    def measured(*args: Any) -> Any:
+        results = read(*args)
+        values = [value for result in results if isinstance(result, Record) for _, value in result.values]
+        seen.append(sum(sum(map(len, value.bodies)) for value in values if isinstance(value, Messages)))
+        return results
+
+    world.reader.read = measured  # type: ignore[method-assign]
+    world.advance(10)
+    assert world.broker.counters.carried
+    assert len(seen) > 1
+    assert max(seen) <= 5 << 20
+    world.restart("kill")
+    assert [message.body for message in drain(world, name)] == left
+
+
+def test_what_a_transaction_of_many_parts_sent_and_rejected_is_read_back_with_its_own_headers_and_reasons() -> None:
+    world = World()
+    client = world.connect().subscribe("/queue/a", prefetch=100)
+    client.send("BEGIN", {"transaction": "t"})
+    for n in range(30):
+        client.publish("/queue/a", f"{n}", transaction="t", number=f"{n}")
+    client.send("COMMIT", {"transaction": "t"})
+    client.send("BEGIN", {"transaction": "u"})
+    for message in client.take():
+        client.nack(message, transaction="u", requeue="false", failure_reason=f"because {message['number']}")
+    client.publish("/queue/DLQ.a", "direct", transaction="u")
+    client.send("COMMIT", {"transaction": "u"})
+    world.restart()
+    *dead, direct = drain(world, "/queue/DLQ.a")
+    assert direct.body == b"direct"
+    assert [(m.body.decode(), m["number"], m["failure-reason"]) for m in dead] == [
+        (f"{n}", f"{n}", f"because {n}") for n in range(30)
+    ]

@@ -355,7 +355,7 @@ class World:
                 if not self._write(job, error):
                     return len(self.jobs) > 1
             elif isinstance(job, Read):
-                self.broker.read(job, self.reader.read(job.places))
+                self.broker.read(job, self.reader.read(job.places, job.limit))
             elif isinstance(job, Keep):
                 self._keep(job, error)
         except StorageFailed as failure:
@@ -377,6 +377,8 @@ class World:
             except OSError as failure:
                 error = failure
         self.stuck = False
+        for segment in job.batch.unlink:
+            self.reader.forget(segment.number)
         self.broker.written(job.batch, error)
         return True
 

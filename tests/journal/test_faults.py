@@ -11,7 +11,7 @@ import pytest
 
 from tests.core.world import World, drain, texts
 from tests.support.simdisk import Fault
-from tools.faults import run_case, some_cases, survey
+from tools.faults import Case, run_case, some_cases, survey
 
 CASES = 250
 SEED = 1
@@ -45,3 +45,10 @@ def test_an_error_behind_the_last_sync_of_a_clean_stop_is_nobodys(op: str) -> No
     world.start()
     assert world.log.summary.clean
     assert len(texts(drain(world, "/queue/a"))) == sent
+
+
+def test_a_disk_that_stays_full_from_any_new_segment_on_does_not_drive_the_broker_in_circles() -> None:
+    """A consumer waits for a mark that cannot be written: what was read ahead for it must not go to and fro."""
+    counts, _, _ = survey()
+    cases = [Case("rename", at, "ENOSPC", True) for at in range(1, counts["rename"] + 1)]
+    assert {str(case): problems for case in cases if (problems := run_case(case).problems)} == {}

@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 
+from broker.errors import NoRoom
 from broker.journal.writer import IOV_MAX, SMALL_BATCH, write_all
 from tests.journal.harness import DATA, META, Bench, Settings, bodies, segment_path
 from tests.support.simdisk import Fault, SimDisk
@@ -237,3 +238,24 @@ def test_close_leaves_no_half_made_segment() -> None:
             run.pump()
         run.stop()
     assert bench.disk.files(LOG) == [segment_path(1)]
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EINTR])
+def test_a_failed_sync_is_a_failure_at_once_and_is_not_tried_again(code: int) -> None:
+    """After it the pages count as clean: a second sync would succeed, with the data gone."""
+    bench = Bench()
+    with bench.running() as run:
+        run.send(b"synced")
+        run.pump()
+        durable = run.journal.durable
+        run.send(b"lost")
+        batch = run.journal.take_batch()
+        assert batch is not None
+        before = bench.disk.counts["sync_data"]
+        bench.disk.faults.append(Fault(before + 1, code, "sync_data"))
+        with pytest.raises(OSError) as caught:
+            run.writer.run(batch)
+        assert caught.value.errno == code and not isinstance(caught.value, NoRoom)
+        assert bench.disk.counts["sync_data"] == before + 1
+        run.journal.done(batch, caught.value)
+        assert run.journal.failed is not None and run.journal.durable == durable

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import signal
 import socket
@@ -568,3 +570,30 @@ def test_a_newcomers_minute(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def test_segments_that_were_read_and_removed_give_their_room_back(own_broker: Make) -> None:
+    """A removed file that is still open takes its room on the disk, and nobody sees what does."""
+    broker = own_broker({"storage": {"segment_size": '"1MiB"'}, "memory": {"limit": '"16MiB"'}}).start()
+    with Wire(broker.address) as wire:
+        wire.connect()
+        wire.publish("/queue/room", *[bytes(64 * 1024)] * 100)
+    broker.restart()
+    with Wire(broker.address) as wire:
+        wire.connect()
+        wire.subscribe("/queue/room", ack="client")
+        for _ in range(100):
+            wire.ack(wire.expect("MESSAGE"))
+        log = broker.data_dir / "log"
+        deadline = time.monotonic() + 10
+        while len(list(log.glob("*.seg"))) > 2 or any("deleted" in name for name in open_names(broker)):
+            assert time.monotonic() < deadline, open_names(broker)
+            time.sleep(0.05)
+
+
+def open_names(broker: BrokerProcess) -> list[str]:
+    names = []
+    for descriptor in Path(f"/proc/{broker.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            names.append(os.readlink(descriptor))
+    return names

@@ -334,6 +334,50 @@ def test_an_error_behind_the_last_sync_of_a_clean_stop_is_nobodys(own_broker: Ma
     is_told(broker, sender)
 
 
+# --- no room ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inject", ["fallocate:error=ENOSPC", "fallocate:error=EDQUOT", "pwritev2:error=ENOSPC"])
+def test_a_full_disk_holds_producers_back_and_lets_them_go_on_when_there_is_room(
+    own_broker: Make, join: Join, inject: str
+) -> None:
+    broker = own_broker().start()
+    sender = join(broker, "q")
+    with injected(broker, inject):
+        for _ in range(40):  # until one is not answered
+            sender.send(BODY)
+            if sender.wire.idle(1.0):
+                break
+            assert sender.hear()
+        assert len(sender.receipted) < len(sender.sent)
+        says(broker, "disk-alarm")
+        with Wire(broker.address) as wire:
+            wire.connect()  # it serves
+    while len(sender.receipted) < len(sender.sent):
+        assert sender.hear()
+    says(broker, "disk-alarm-over")
+    assert sender.send_until_it_ends(3)
+    broker.stop()
+    is_told(broker, sender)
+
+
+def says(broker: BrokerProcess, event: str) -> None:
+    """Wait for that event in its log."""
+    deadline = time.monotonic() + 20
+    while not re.search(rf"\b{event}\b(?!-)", broker.stderr()):
+        assert time.monotonic() < deadline, broker.stderr()[-3000:]
+        time.sleep(0.02)
+
+
+def test_a_write_that_found_no_room_once_is_made_again(own_broker: Make, join: Join) -> None:
+    broker = own_broker().start()
+    sender = join(broker, "q")
+    with injected(broker, "pwritev2:error=ENOSPC:when=3"):
+        assert sender.send_until_it_ends(12)
+        broker.stop()
+    is_told(broker, sender)
+
+
 # --- reading back -----------------------------------------------------------------------------------------------------
 
 
@@ -414,9 +458,7 @@ def test_a_disk_that_hangs_holds_receipts_back_and_nothing_else(own_broker: Make
             other.tell("SEND", {"destination": "/queue/other", "persistent": "false"}, b"not for the disk")
             assert health(broker, "livez") == 200
             broker.signal(signal.SIGTERM)
-            deadline = time.monotonic() + 20
-            while b"stopping" not in broker.log.read_bytes():
-                assert time.monotonic() < deadline
+            says(broker, "stopping")
         assert sender.hear()  # the stop waits for what was asked, and answers it
         sender.wire.expect_closed()
         assert broker.wait() == 0

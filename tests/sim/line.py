@@ -60,7 +60,7 @@ class Line:
 
     def arrive(self, size: int) -> None:
         """Up to `size` more bytes reach the broker in one piece."""
-        chunk = []
+        chunk: list[bytes] = []
         while self.coming and size > 0:
             data, deed = self.coming[0]
             if not data:
@@ -222,7 +222,7 @@ class Line:
 
     def take(self, count: int) -> list[Got]:
         """The client takes up to that many frames out of its socket."""
-        frames = []
+        frames: list[Got] = []
         while self.going and len(frames) < count:
             got, size = self.going.popleft()
             self._sent_bytes -= size

@@ -11,6 +11,7 @@ from random import Random
 from types import ModuleType
 
 from broker.errors import DataDamaged, StorageFailed
+from tests.sim.draining import drain
 from tests.sim.line import Line
 from tests.sim.peer import Peer
 from tests.sim.shell import Broken, Shell, Stuck
@@ -19,9 +20,7 @@ from tests.sim.swarm import Swarm, draw
 from tests.support.exact import check_exactly
 from tests.support.history import Event, What
 from tests.support.simdisk import Fault, PowerLoss, SimDisk
-from tests.support.wire import frame
 
-DRAIN_TURNS = 400
 MODULES = [
     import_module(f"broker.core.{name}")
     for name in (
@@ -37,7 +36,7 @@ def small_numbers(swarm: Swarm) -> Iterator[None]:
     kept: list[tuple[ModuleType, str, float]] = []
     for full, value in {**swarm.small, "settling.MAX_DELIVERIES": swarm.failures}.items():
         home, _, name = full.rpartition(".")
-        number = getattr(import_module(f"broker.core.{home}"), name)
+        number: float = getattr(import_module(f"broker.core.{home}"), name)
         for module in MODULES:
             if getattr(module, name, None) is number:  # others have it under the same name
                 kept.append((module, name, number))
@@ -160,7 +159,8 @@ class Simulation:
         self.counts[f"end {how}"] += 1
         shell, random = self.shell, self.random
         if how.endswith("in a call"):
-            self.disk.power_at = self.disk.calls + random.choice((1, 2, random.randrange(1, 12), random.randrange(1, 60)))
+            calls = random.choice((1, 2, random.randrange(1, 12), random.randrange(1, 60)))
+            self.disk.power_at = self.disk.calls + calls
             try:
                 for _ in range(8):
                     shell.settle()
@@ -207,10 +207,13 @@ class Simulation:
         """What the broker was doing when it died."""
         if not self.shell.running:
             return
-        for name, lane in self.shell.lanes.items():
-            for task in lane:
-                state = "reported" if task.ran else "done"
-                self.counts[f"crash before {name} was {state}"] += 1
+        for task in (task for lane in self.shell.lanes.values() for task in lane):
+            state = "done and not reported" if task.ran else "not done"
+            self.counts[f"crash, {task.name} {state}"] += 1
+        if any(queue.loading is not None for queue in self.shell.broker.queues.values()):
+            self.counts["crash while loading"] += 1
+        if any(queue.stored or queue.counted for queue in self.shell.broker.queues.values()):
+            self.counts["crash with messages on disk only"] += 1
 
     def _gone(self, *, power: bool) -> None:
         if self.swarm.settings.storage.fsync != "always":
@@ -254,8 +257,11 @@ class Simulation:
             self._reset()
         if random.random() < swarm.faults:
             self._break_disk()
-        if random.random() < swarm.full:
+        if self.disk.capacity is None and random.random() < swarm.full:
             self._fill_disk()
+        elif self.disk.capacity is not None and random.random() < 0.03:
+            self.disk.capacity = None
+            self.tell("there is room on the disk again")
         if random.random() < swarm.rest:
             self.tell("rest")
             for peer in self.peers:
@@ -329,13 +335,10 @@ class Simulation:
         self.tell(f"the disk will fail: {fault}")
 
     def _fill_disk(self) -> None:
-        if self.disk.capacity is None:
-            paths = [path for folder in ("data", "data/log", "data/ckpt") for path in self.disk.files(folder)]
-            used = sum(len(self.disk.contents(path)) for path in paths)
-            self.disk.capacity = used + self.random.randrange(12000)
-            self.counts["disk full"] += 1
-        else:
-            self.disk.capacity = None
+        paths = [path for folder in ("data", "data/log", "data/ckpt") for path in self.disk.files(folder)]
+        used = sum(len(self.disk.contents(path)) for path in paths)
+        self.disk.capacity = used + self.random.randrange(12000)
+        self.counts["disk full"] += 1
         self.tell(f"the disk holds {self.disk.capacity}")
 
     # --- the end ------------------------------------------------------------------------------------------------------
@@ -345,10 +348,7 @@ class Simulation:
         shell = self.shell
         if not shell.running:
             self._start_quietly()
-        self.disk.faults.clear()
-        self.disk.power_at = None
-        self.disk.capacity = None
-        self.disk.short_writes = 0.0
+        shell.mend_disk()
         for peer in self.peers:
             peer.line.arrive(1 << 20)
         shell.settle()
@@ -373,7 +373,10 @@ class Simulation:
         self.drains: list[str] = []
         for queue in self.swarm.queues:
             for destination in (f"/queue/{queue}", f"/queue/DLQ.{queue}"):
-                self._drain(destination)
+                self._lines += 1
+                line = Line(shell, f"d{self._lines}", 1 << 20)
+                self.drains.append(line.name)
+                drain(line, destination, prefetch=self.random.choice((7, 1000)))
         shell.settle()
         check_empty(shell)
         self.counts["records"] += shell.journal.lsn
@@ -381,39 +384,6 @@ class Simulation:
     def _start_quietly(self) -> None:
         self.disk.capacity = None
         self._start(quiet=True)
-
-    def _drain(self, destination: str) -> None:
-        """One consumer takes all that is there, in order."""
-        shell = self.shell
-        self._lines += 1
-        line = Line(shell, f"d{self._lines}", 1 << 20)
-        self.drains.append(line.name)
-        prefetch = self.random.choice((7, 1000))
-        line.say(frame("CONNECT", {"accept-version": "1.2", "host": "sim"}), None)
-        headers = {"destination": destination, "id": "s", "ack": "client-individual", "prefetch": str(prefetch)}
-        line.say(frame("SUBSCRIBE", headers), lambda line: line.subscribe("s", destination, "client-individual", prefetch, ""))
-        quiet = 0
-        for _ in range(DRAIN_TURNS):
-            line.arrive(1 << 20)
-            shell.settle()
-            frames = [got for got in line.take(10_000) if got.command == "MESSAGE"]
-            quiet = 0 if frames else quiet + 1
-            if quiet == 3:
-                break
-            if quiet:
-                shell.advance(1.0)  # what could not be read for a moment is tried again
-            for got in frames:
-                self._acknowledge(line, got["ack"], line.delivery(got, line.view).message)
-        else:
-            raise Stuck(f"{destination} is not drained after {DRAIN_TURNS} rounds")
-        line.say(frame("DISCONNECT", {"receipt": "bye"}), lambda line: line.goodbye("bye"))
-        line.arrive(1 << 20)
-        shell.settle()
-        if not line.closed:
-            raise Broken(f"{line.name} is still there after its DISCONNECT")
-
-    def _acknowledge(self, line: Line, id: str, message: str) -> None:
-        line.say(frame("ACK", {"id": id}), lambda line: line.settle("ACK", "s", message, "", "", True))
 
     def _judge(self) -> None:
         if self.say is not None:

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from broker.budget import Budget
 from broker.config import Settings
 from broker.core import Broker, Keep, Read, Timer, Write, replayed
-from broker.errors import StorageFailed
+from broker.errors import NoRoom, StorageFailed
 from broker.journal import Log, Writer, open_log
 from broker.session import Session
 from tests.support.history import Event
-from tests.support.simdisk import SimDisk
+from tests.support.simdisk import PowerLoss, SimDisk
 from tests.support.wire import Got
 
 if TYPE_CHECKING:
@@ -64,6 +64,12 @@ class Task:
     result: Any = None
     error: OSError | None = None
 
+    @property
+    def name(self) -> str:
+        if isinstance(self.job, Read):
+            return "copying" if self.job.copying else "loading"
+        return type(self.job.task if isinstance(self.job, Keep) else self.job).__name__
+
 
 class Shell:
     """Owns one broker after the other on the same disk. `say`: hears what happens, for a trace."""
@@ -81,6 +87,7 @@ class Shell:
         self.sent: dict[str, tuple[bytes, dict[str, str]]] = {}  # body and headers by message name
         self.congestion = 4096  # bytes waiting for the disk, above which nothing is read
         self.running = False
+        self.idle = False  # so much time went by that queues may have been forgotten
         self._clear()
 
     def _clear(self) -> None:
@@ -90,7 +97,8 @@ class Shell:
         self.timer = 0.0
         self.woken = False
         self.failed: StorageFailed | None = None
-        self.events: list[str] = []
+        self._erred = False
+        self.giving_up = False  # the broker stops: nothing waits for room any more
 
     def note(self, *parts: bytes) -> None:
         """For the digest: what came, what went, which call the disk is at."""
@@ -98,26 +106,39 @@ class Shell:
         for part in parts:
             self.digest.update(part)
 
+    @property
+    def disk_erred(self) -> bool:
+        """Whether a call of this run failed."""
+        return self._erred or any(fault.hits for fault in self.disk.faults)
+
+    def mend_disk(self) -> None:
+        """From here on nothing fails any more."""
+        self._erred = self.disk_erred
+        self.disk.faults.clear()
+        self.disk.power_at = None
+        self.disk.capacity = None
+        self.disk.short_writes = 0.0
+
     # Events
     def event(self, level: str, name: str, text: str, /, **fields: object) -> None:
         self.counts[f"event {name}"] += 1
         self.note(b"!", text.encode())
         if self.say is not None:
             self.say(f"  event {name}: {text}")
-        if name in ("damaged", "scrub") and not any(fault.hits for fault in self.disk.faults):
+        if name in ("damaged", "scrub") and not self.disk_erred:
             raise Broken(f"a false alarm, the disk has done nothing: {text}")
 
     # --- start, stop --------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """From the lock to the first client. Raises StorageFailed, PowerLoss, and DataDamaged, which is a false alarm."""
+        """From the lock to the first client. Raises StorageFailed, PowerLoss; DataDamaged, which is a false alarm."""
         self._clear()
         self.log: Log = open_log(self.disk, "data", self.settings.storage, self.clock, self.rng)
         self.budget = Budget(self.settings.memory.limit)
         replay = replayed(self.log, self.budget.account("positions on disk"))
         self.clean = self.log.summary.clean
         self.counts["starts on a checkpoint"] += self.log.checkpoint is not None
-        if self.log.doubts:
+        if self.log.doubts and not self.disk_erred:
             raise Broken(f"nothing was damaged, and a checkpoint is not used: {self.log.doubts}")
         self.journal, writer = self.log.start()
         self.writer: Writer = writer
@@ -151,6 +172,7 @@ class Shell:
     def hang_up(self) -> None:
         """A stop in good order, first half: nothing more is handed out or read."""
         self.broker.draining = True
+        self.giving_up = True
         for line in list(self.lines.values()):
             line.session.shut_down(innocent=True)
             line._last_words = True
@@ -256,6 +278,15 @@ class Shell:
             return False
         try:
             task.result = self._do(task.job)
+        except PowerLoss:
+            self.counts[f"power gone in {task.name}"] += 1
+            raise
+        except NoRoom as error:
+            self.counts["writer waits for room"] += 1
+            self.broker.out_of_room()
+            if not self.giving_up:
+                return False
+            task.error = error
         except OSError as error:
             if isinstance(task.job, Read):
                 raise Broken(f"the reader raised {error!r}") from error
@@ -268,7 +299,7 @@ class Shell:
         if isinstance(job, Write):
             return self.writer.run(job.batch)
         if isinstance(job, Read):
-            return self.reader.read(job.places)
+            return self.reader.read(job.places, job.limit)
         if isinstance(job, Keep):
             return job.task.run()
         raise Broken(f"a job that nobody does: {job}")
@@ -314,6 +345,7 @@ class Shell:
     def advance(self, seconds: float) -> None:
         """Time passes at once; what was due meanwhile comes now."""
         self.clock.now += seconds
+        self.idle = self.idle or seconds > 60.0
         now = self.clock.now
         try:
             if self.timer and self.timer <= now:

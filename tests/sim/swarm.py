@@ -113,7 +113,10 @@ def _settings(random: Random, fsync: str) -> Settings:
             checkpoint=choice((1, 8, 64, 1024)) * 1024,
             compaction_rate=choice((1, 64, 1024)) * 1024,
             scrub_rate=choice((0, 1000, 1 << 20)),
+            min_free=choice((0, 0, 1, 6000)),
         ),
         memory=dataclasses.replace(Memory(), limit=choice((6, 12, 12, 24, 64, 1024)) * 1024),
-        limits=dataclasses.replace(Limits(), output=choice((300, 2000, 64 * 1024)), default_prefetch=choice((1, 3, 256))),
+        limits=dataclasses.replace(
+            Limits(), output=choice((300, 2000, 64 * 1024)), default_prefetch=choice((1, 3, 256))
+        ),
     )

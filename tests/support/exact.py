@@ -167,12 +167,12 @@ class ExactChecker(Checker):
         if by is not None:
             self._report(Rule.RETURN, f"{message} came to {event.connection}, but {by} had acknowledged it")
         sent = self.sent.get(message)
-        if event.redelivered and sent is not None and not self.seen[message]:
-            if self.crashed < self.place[message][1] and not event.queue.startswith(DEAD):
-                self._report(Rule.FLAG, f"{message} is flagged for {event.connection}, but nobody ever got it")
-        if event.queue.startswith(DEAD) and message not in self.rejected:
-            if self.chances[message] < self.failures:
-                self._report(Rule.DEAD, f"{message} has failed {self.chances[message]} times at most")
+        dead = event.queue.startswith(DEAD)
+        never = sent is not None and not self.seen[message] and self.crashed < self.place[message][1]
+        if event.redelivered and never and not dead:
+            self._report(Rule.FLAG, f"{message} is flagged for {event.connection}, but nobody ever got it")
+        if dead and message not in self.rejected and self.chances[message] < self.failures:
+            self._report(Rule.DEAD, f"{message} has failed {self.chances[message]} times at most")
         super()._delivered(at, event)
         if sent is not None and not sent.persistent and any(end > self.place[message][1] for end, _ in self.ends):
             self._report(Rule.GHOST, f"{message} is not persistent and came after a restart")
