@@ -205,6 +205,15 @@ def no_room(error: OSError) -> bool:
     return error.errno in NO_ROOM
 
 
+# Of us or of the moment, and not of the medium: the same call may succeed later.
+PASSING: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN))
+
+
+def passing(error: OSError) -> bool:
+    """Whether an error of the disk says nothing against the disk."""
+    return error.errno in PASSING
+
+
 def shown(value: str | bytes) -> str:
     """A peer's text as an error may quote it: ASCII only, 64 characters at most, in quotes."""
     text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value

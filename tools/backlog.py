@@ -32,7 +32,7 @@ from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import build_load, machine
+from bench import build_load, cpu_seconds, machine
 from contenders import NoContender, Stompd
 from numbered import BODY_BYTES, Drain, Wrong, fill
 
@@ -51,6 +51,7 @@ class Phase:
 
     name: str
     seconds: float = 0.0
+    cpu: float = 0.0  # seconds of it that the broker used
     rss_max: float = 0.0
     rss_end: float = 0.0
     peak: float = 0.0  # VmHWM: what no sample can miss
@@ -96,10 +97,12 @@ def watched(name: str, broker: BrokerProcess, phases: list[Phase]) -> Iterator[P
 
     thread = threading.Thread(target=sample)
     thread.start()
-    start = time.perf_counter()
+    start, used = time.perf_counter(), cpu_seconds(broker.pid) if broker.alive() else 0.0
     try:
         yield phase
     finally:
+        with contextlib.suppress(OSError, BrokerFailed):
+            phase.cpu = cpu_seconds(broker.pid) - used
         phase.seconds = phase.seconds or time.perf_counter() - start
         done.set()
         thread.join()
@@ -220,13 +223,13 @@ def drain_rates(where: str, count: int, binary: Path, options: argparse.Namespac
 
 def scene_table(scene: Scene, phases: Sequence[Phase]) -> str:
     rows = [f"{scene.title}:", ""]
-    rows.append("| phase | seconds | messages a second | RSS, most | VmHWM | RSS at the end | log |")
-    rows.append("|---|---:|---:|---:|---:|---:|---:|")
+    rows.append("| phase | seconds | of CPU | messages a second | RSS, most | VmHWM | RSS at the end | log |")
+    rows.append("|---|---:|---:|---:|---:|---:|---:|---:|")
     for phase in phases:
         rate = "" if phase.name == "waiting" else f"{scene.queues * scene.each / phase.seconds:,.0f}"
         name = f"{phase.name}: first message after {phase.first:.2f} s" if phase.first else phase.name
         sizes = " | ".join(f"{size:,.0f} MiB" for size in (phase.rss_max, phase.peak, phase.rss_end, phase.log))
-        rows.append(f"| {name} | {phase.seconds:.1f} | {rate} | {sizes} |")
+        rows.append(f"| {name} | {phase.seconds:.1f} | {phase.cpu:.1f} | {rate} | {sizes} |")
     return "\n".join(rows)
 
 

@@ -38,7 +38,7 @@ class Backlog:
         self._catalogue = catalogue
         self._counters = counters
         self._events = events
-        self._restorer = Restorer(prefix)
+        self._restorer = Restorer(prefix, budget.account("headers"))
         self._memory = ledger.memory
         self._budget = budget
         self.soft = budget.limit * 3 // 4
@@ -70,7 +70,7 @@ class Backlog:
         if excess <= 0:
             self._again = 0
             return
-        if memory.used < self._again:
+        if self._budget.used < self._again:
             return
         goal = memory.used - excess - self.soft // 8
         queues = [q for q in self._catalogue.by_name.values() if q.ready or q.tail or q.again]
@@ -89,7 +89,7 @@ class Backlog:
                     if memory.used <= goal:
                         return
         # What is left is in flight or in memory only: it is of no use to look again before more has come.
-        self._again = memory.used + self.soft // 16
+        self._again = self._budget.used + self.soft // 16
 
     # --- and back -----------------------------------------------------------------------------------------------------
 
@@ -263,7 +263,9 @@ class Backlog:
         for message in messages:
             if message.place:
                 size += message.size
-                message.body = b""
+                message.body = message.own = b""
+                if message.envelope.weight:
+                    message.envelope = message.envelope.light
         self._memory.book(-size)
 
 

@@ -24,6 +24,7 @@ from broker.core.ledger import Ledger
 from broker.core.message import Message
 from broker.core.positions import Runs, Singles
 from broker.core.queue import Queue
+from broker.core.restoring import Restorer
 from broker.core.route import Route
 from broker.core.scrubbing import Scrubbing
 from broker.core.settling import Settling
@@ -66,7 +67,9 @@ class Broker:
         self.queues = self._catalogue.by_name
         self.topics = Topics(budget, self.counters, events)
         self._ledger = Ledger(journal, self._catalogue, self.topics, budget.account("messages"))
-        self._intake = Intake(self._ledger, self._catalogue, clock, self.counters)
+        self._intake = Intake(
+            self._ledger, self._catalogue, clock, self.counters, budget.account("headers")
+        )
         self.backlog = Backlog(self._ledger, self._catalogue, budget, self.counters, events, self._intake.prefix)
         self._settling = Settling(self._ledger, self._catalogue, clock, self.counters, events)
         storage = settings.storage
@@ -75,7 +78,8 @@ class Broker:
         )
         self._settling.on_move(self._checkpoints.moving)
         self._compaction = Compaction(
-            self._ledger, self._catalogue, clock, self.counters, self._intake.prefix,
+            self._ledger, self._catalogue, clock, self.counters,
+            Restorer(self._intake.prefix, budget.account("headers")),
             storage.compaction_rate, storage.segment_size,
         )  # fmt: skip
         self._scrubbing = Scrubbing(journal, clock, self.counters, events, scrub, storage.scrub_rate)

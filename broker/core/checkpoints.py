@@ -21,7 +21,7 @@ from broker.core.ledger import Ledger
 from broker.core.message import SETTLED, Message
 from broker.core.positions import ENTRY_BYTES, Entry, Runs, Singles, entries_of, pack_counts, packed
 from broker.core.queue import Queue
-from broker.errors import no_room
+from broker.errors import no_room, passing
 from broker.journal import Basis, CheckpointFile, Part, encode_part
 from broker.system import Clock
 
@@ -186,7 +186,7 @@ class Checkpoints:
             self._moved.append(Part(key, mark, b"", packed(entries)))
 
     def kept(self, task: object, error: OSError | None) -> bool:
-        """A task is done; returns whether it was one of these. An error but want of room is the journal's end."""
+        """A task is done; returns whether it was one of these. An error of the medium ends the journal."""
         if not isinstance(task, Begin | Add | Finish | Abandon):
             return False
         self._out = False
@@ -194,7 +194,7 @@ class Checkpoints:
             self._dump = None
             self._end_lsn = 0
             self._failed = True
-            if not no_room(error):
+            if not (no_room(error) or passing(error)):
                 self._journal.fail(error)
                 return True
             text = f"no checkpoint was written, the next start takes longer: {error}"

@@ -48,7 +48,7 @@ class Compaction:
         catalogue: Catalogue,
         clock: Clock,
         counters: Counters,
-        prefix: bytes,
+        restorer: Restorer,
         rate: int,
         segment_size: int,
     ) -> None:
@@ -57,7 +57,7 @@ class Compaction:
         self._catalogue = catalogue
         self._clock = clock
         self._counters = counters
-        self._restorer = Restorer(prefix)
+        self._restorer = restorer
         self._rate = rate
         self._segment_size = segment_size
         self.urgent = False
@@ -308,6 +308,6 @@ def _complete(place: int, note: int, found: dict[int, Values]) -> bool:
 
 
 def _noted(old: Envelope, place: int) -> Envelope:
-    envelope = Envelope(old.destination, old.head, old.stamp, old.prefix, old.extra)
+    envelope = Envelope(old.destination, old.head, old.stamp, old.prefix, old.extra, old.account)
     envelope.note = place
     return envelope

@@ -9,6 +9,7 @@ from broker.budget import Budget
 from broker.core.compaction import Compaction
 from broker.core.counters import Counters, Events
 from broker.core.jobs import Keep
+from broker.errors import passing
 from broker.journal import Ballast, Batch, Journal, Room, SpaceWatch
 from broker.system import Clock
 
@@ -77,12 +78,13 @@ class DiskWatch:
         return [Keep(Look(self._ballast, self._watch.probe))]
 
     def kept(self, task: object, result: object, error: OSError | None) -> bool:
-        """A task is done; returns whether it was one of these. An error but want of room is the journal's end."""
+        """A task is done; returns whether it was one of these. An error of the medium is the journal's end."""
         if not isinstance(task, Look):
             return False
         self._out = False
         if error is not None:
-            self._journal.fail(error)
+            if not passing(error):  # else the next look tells
+                self._journal.fail(error)
         elif isinstance(result, Room):
             self._room = result
             self._watch.looked(result, sum(segment.live for segment in self._journal.segments))

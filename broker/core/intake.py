@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from broker.budget import Account
 from broker.core.catalogue import Catalogue
 from broker.core.counters import Counters
 from broker.core.destination import Kind
@@ -23,8 +24,11 @@ DROPPED: Final = -1  # instead of an LSN: the destination is gone, and the messa
 class Intake:
     """Gives messages their seq and their record."""
 
-    def __init__(self, ledger: Ledger, catalogue: Catalogue, clock: Clock, counters: Counters) -> None:
+    def __init__(
+        self, ledger: Ledger, catalogue: Catalogue, clock: Clock, counters: Counters, headers: Account
+    ) -> None:
         self._ledger = ledger
+        self._headers = headers
         self._journal = journal = ledger.journal
         self._catalogue = catalogue
         self._clock = clock
@@ -52,7 +56,7 @@ class Intake:
             return self._publish_volatile(route, owns, bodies)
         journal, ledger = self._journal, self._ledger
         seq = journal.take_seqs(count)
-        envelope = route.envelope(self._clock.wall_ms(), self.prefix)
+        envelope = route.envelope(self._clock.wall_ms(), self.prefix, self._headers)
         if ledger.gathering:
             self._ask_mark(queue, seq + count - 1)
             ledger.arrive_here(queue, self._gather(route, seq, owns, bodies))
@@ -117,7 +121,7 @@ class Intake:
     ) -> int:
         """To a queue of which so much waits on disk already that these need not be kept in memory."""
         journal, ledger = self._journal, self._ledger
-        stamp = route.envelope(self._clock.wall_ms(), self.prefix).stamp
+        stamp = route.envelope(self._clock.wall_ms(), self.prefix, self._headers).stamp
         lsn = 0
         for start, end in cut(bodies):
             some = bodies[start:end]
@@ -133,7 +137,7 @@ class Intake:
 
     def _gather(self, route: Route, seq: int, owns: list[bytes] | None, bodies: list[bytes]) -> list[Message]:
         """The same as part of a transaction; where its record lies, the ledger says at the end."""
-        envelope = route.envelope(self._clock.wall_ms(), self.prefix)
+        envelope = route.envelope(self._clock.wall_ms(), self.prefix, self._headers)
         for start, end in cut(bodies):
             mine = owns[start:end] if owns else None
             payload = messages_payload(
@@ -161,7 +165,7 @@ class Intake:
             self._counters.dropped_replies += len(bodies)
             return DROPPED
         seq = self._journal.take_seqs(len(bodies))
-        envelope = route.envelope(self._clock.wall_ms(), self._volatile_prefix)
+        envelope = route.envelope(self._clock.wall_ms(), self._volatile_prefix, self._headers)
         if isinstance(target, str):
             both = zip(bodies, owns or [b""] * len(bodies), strict=True)
             messages = [Message(n, body, own, envelope, 0, 0) for n, (body, own) in enumerate(both, seq)]

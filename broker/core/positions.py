@@ -201,6 +201,11 @@ class Positions:
         """The lowest seq, or one before it that is not waiting any more. Only where there is an entry."""
         return self._blocks[0][self._start]
 
+    @property
+    def first_place(self) -> int:
+        """The place of the first entry. Only where there is one."""
+        return self._blocks[0][self._start + 1]
+
     def take(self, count: int, size: int) -> list[Entry]:
         """Entries from the front, until they hold about that many messages or bytes; one at least."""
         taken: list[Entry] = []

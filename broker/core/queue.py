@@ -286,8 +286,7 @@ class Queue:
                 keeper.ask_load(self)
             return batch
         ready = self.ready
-        if len(ready) < LOAD_LOW and self.stored and not (ready and ready[0].place and ready[0].seq > self.mark):
-            # Not while the mark is awaited: what is read ahead might have to go back for want of memory, in circles.
+        if len(ready) < LOAD_LOW and self.stored and not self._awaits_mark:
             keeper.ask_load(self)
         if not ready:
             return []
@@ -301,6 +300,15 @@ class Queue:
         if last > self.mark or last + (self.step >> 1) > self.mark_asked:
             batch = self._within_mark(batch, keeper)
         return batch
+
+    @property
+    def _awaits_mark(self) -> bool:
+        """Whether what comes next cannot go out before a mark is durable. What is read back then might have to go for
+        want of memory, and be read again, in circles.
+        """
+        if self.ready:
+            return self.ready[0].place > 0 and self.ready[0].seq > self.mark
+        return self.mark < self.mark_asked and self.stored.first > self.mark and self.stored.first_place > 0
 
     def _take_returned(self, count: int) -> list[Message]:
         """Those that come before all that are still on disk."""

@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Final
 
+from broker.budget import Account
 from broker.core.message import Envelope, Message
 from broker.core.positions import Entry, unpack_counts
 from broker.errors import DataDamaged
@@ -42,8 +43,10 @@ class _Index:
 class Restorer:
     """Makes the messages of a queue's entries. What does not hold what its entry says is damage."""
 
-    def __init__(self, prefix: bytes) -> None:
-        self._prefix = prefix  # of the message-ids of this log
+    def __init__(self, prefix: bytes, account: Account | None = None) -> None:
+        """prefix: of the message-ids of this log. account: for large headers."""
+        self._prefix = prefix
+        self._account = account
         self._envelope: Envelope | None = None
         # What was worked out last: where the note lies, its text, the envelope before and the one of a dead letter.
         self._dead: tuple[int, bytes, Envelope, Envelope] | None = None
@@ -52,6 +55,7 @@ class Restorer:
     def forget(self) -> None:
         """The records of which messages were made are not needed any more."""
         self._indexes.clear()
+        self._envelope = self._dead = None
 
     def _index(self, values: Values) -> _Index:
         for index in self._indexes:
@@ -163,7 +167,7 @@ class Restorer:
             or envelope.stamp != stamp
             or envelope.destination != text
         ):
-            envelope = self._envelope = Envelope(text, head, stamp, self._prefix)
+            envelope = self._envelope = Envelope(text, head, stamp, self._prefix, account=self._account)
         return envelope
 
 
@@ -175,4 +179,6 @@ def missing(key: bytes, seq: int, place: int) -> DataDamaged:
 
 def dead_envelope(old: Envelope, name: str, extra: list[tuple[str, str]]) -> Envelope:
     """The envelope of a dead letter: its own destination, where it was sent first, and why it is here."""
-    return Envelope(name, old.head, old.stamp, old.prefix, (("original-destination", old.destination), *extra))
+    return Envelope(
+        name, old.head, old.stamp, old.prefix, (("original-destination", old.destination), *extra), old.account
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from broker.budget import Account
 from broker.core.destination import Destination, Kind
 from broker.core.message import Envelope
 from broker.core.queue import Queue
@@ -28,10 +29,10 @@ class Route:
         self.queue: Queue | None = None  # looked up by the broker; it may go and come again
         self._envelope: Envelope | None = None
 
-    def envelope(self, now_ms: int, prefix: bytes) -> Envelope:
-        """The envelope for messages that arrive in this millisecond."""
+    def envelope(self, now_ms: int, prefix: bytes, account: Account) -> Envelope:
+        """The envelope for messages that arrive in this millisecond; account: for large headers."""
         stamp = 0 if self.stamped else now_ms
         envelope = self._envelope
         if envelope is None or envelope.stamp != stamp:
-            envelope = self._envelope = Envelope(self.text, self.head, stamp, prefix)
+            envelope = self._envelope = Envelope(self.text, self.head, stamp, prefix, account=account)
         return envelope

@@ -6,14 +6,13 @@ take its neighbours with it.
 
 from __future__ import annotations
 
-import errno
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from broker.errors import DataDamaged, StompdError
+from broker.errors import PASSING, DataDamaged, StompdError
 from broker.journal.records import HEADER, HEADER_BYTES, RecordType, Value, decode
 from broker.journal.segment import (
     SEGMENT_HEADER_BYTES,
@@ -28,8 +27,6 @@ from broker.system import Disk, Handle
 _SMALL_BYTES: Final = 4096  # the first look at a record that has no neighbours
 _WINDOW_BYTES: Final = 1024 * 1024  # one read of neighbours; a larger record is read as a whole
 _FILES_MAX: Final = 8  # kept open
-# Errors that say nothing about the medium: the same read may succeed later.
-PASSING: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN))
 
 
 class Record(NamedTuple):

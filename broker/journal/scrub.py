@@ -7,8 +7,8 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from broker.errors import StompdError
-from broker.journal.reader import PASSING, Damage
+from broker.errors import PASSING, StompdError
+from broker.journal.reader import Damage
 from broker.journal.segment import SEGMENT_HEADER_BYTES, place_of, segment_name
 from broker.journal.view import TolerantDisk
 from broker.journal.walk import Gap, Walk, read_header

@@ -154,7 +154,7 @@ class Consumer:
         if (queue := subscription.queue) is not None and subscription.ack is not AckMode.AUTO:
             held = subscription.held
             self._late.update(
-                (id, (queue, message)) for id, message in subscription.in_flight.items() if id not in held
+                (id, (queue, message.shadow())) for id, message in subscription.in_flight.items() if id not in held
             )
             while len(self._late) > _LATE_MAX:
                 del self._late[next(iter(self._late))]
@@ -261,7 +261,7 @@ class Consumer:
             elif one.queue is not None:
                 subscription.in_flight.pop(one.message_id, None)
                 self._broker.give_back(one.queue, [one.message], failures=0)
-                self._late[one.message_id] = (one.queue, one.message)
+                self._late[one.message_id] = (one.queue, one.message.shadow())
         for id, queue, message in transaction.late:
             self._late[id] = (queue, message)
 

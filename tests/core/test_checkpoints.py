@@ -103,7 +103,9 @@ class Life:
         self.world = World(
             seed,
             memory=random.choice((4000, 20_000, 1 << 20)),
-            storage={"segment_size": random.choice((4096, 16_384)), "checkpoint": random.choice((200, 600)), "scrub_rate": 0},
+            storage={
+                "segment_size": random.choice((4096, 16_384)), "checkpoint": random.choice((200, 600)), "scrub_rate": 0,
+            },
         )  # fmt: skip
         self.world.auto = False
         self.model: dict[str, Known] = {}

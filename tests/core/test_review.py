@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from broker.core import Read
+from broker.core import Read, Write
 from broker.journal import Messages, Record
 from tests.core.world import World, drain
 from tests.support.wire import frame
@@ -147,3 +147,69 @@ def test_what_a_transaction_of_many_parts_sent_and_rejected_is_read_back_with_it
     assert [(m.body.decode(), m["number"], m["failure-reason"]) for m in dead] == [
         (f"{n}", f"{n}", f"because {n}") for n in range(30)
     ]
+
+
+def test_what_waits_for_a_mark_is_not_read_again_and_again_while_there_is_no_memory_for_it() -> None:
+    """The writer may take long: its disk is full, or slow."""
+    world = World(memory=512 * KIB)
+    producer = world.connect()
+    for _ in range(10):
+        producer.publish("/queue/a", "x" * 40 * KIB)
+    world.restart()
+    producer = world.connect()
+    while world.budget.account("messages").used <= world.broker.backlog.soft:
+        producer.publish("/queue/b", "x" * KIB, persistent="false")
+    world.auto = False
+    consumer = world.connect().subscribe("/queue/a", prefetch=10)
+    reads = 0
+    for _ in range(50):
+        world.turn()
+        for job in [job for job in world.jobs if not isinstance(job, Write)]:
+            reads += isinstance(job, Read)
+            world.complete(at=world.jobs.index(job))
+    assert consumer.take() == []
+    assert reads <= 2
+    world.auto = True
+    world.run()
+    assert len(consumer.take()) == 10
+
+
+def large(number: int) -> bytes:
+    """A SEND whose headers are large, and no other's."""
+    headers = {"destination": "/queue/a", "first": f"{number:04}" * 1000, "second": f"{number:04}" * 1000}
+    return frame("SEND", headers, b"%d" % number, "1.2")
+
+
+def test_large_headers_count_as_memory_while_they_are_held_and_go_to_disk_with_their_messages() -> None:
+    world = World(memory=1 << 20, storage={"segment_size": 4 << 20})
+    producer = world.connect()
+    for n in range(300):
+        producer.feed(large(n))
+        assert world.budget.used <= 1 << 20
+    queue = world.broker.queues["/queue/a"]
+    assert sum(len(message.envelope.head) for message in queue.in_memory()) <= 512 * KIB
+    consumer = world.connect().subscribe("/queue/a", prefetch=1000)
+    got = consumer.take()
+    assert [message.body for message in got] == [b"%d" % n for n in range(300)]
+    assert all(message["first"] == f"{int(message.body):04}" * 1000 for message in got)
+    assert all(not message.own and not message.envelope.head for message in queue.in_memory())
+    consumer.nack(got[0])
+    assert consumer.one()["first"] == "0000" * 1000
+    consumer.lose()
+    producer.lose()
+    assert [message["second"][:4] for message in drain(world, "/queue/a")] == [f"{n:04}" for n in range(300)]
+    assert {name: account.used for name, account in world.budget.accounts.items() if account.used} == {}
+
+
+def test_what_a_late_ack_may_name_keeps_no_bodies() -> None:
+    world = World()
+    producer = world.connect()
+    consumer = world.connect().subscribe("/queue/a", prefetch=10)
+    producer.publish("/queue/a", "x" * 1000, persistent="false")
+    (message,) = consumer.take()
+    consumer.send("UNSUBSCRIBE", {"id": "s"})
+    ((_, late),) = consumer.session._consumer._late.values()
+    assert late.body == b""
+    consumer.ack(message)
+    assert drain(world, "/queue/a") == []
+    assert world.budget.account("messages").used == 0

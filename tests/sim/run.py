@@ -376,7 +376,7 @@ class Simulation:
                 self._lines += 1
                 line = Line(shell, f"d{self._lines}", 1 << 20)
                 self.drains.append(line.name)
-                drain(line, destination, prefetch=self.random.choice((7, 1000)))
+                drain(line, destination, prefetch=self.random.choice((20, 1000, 1000)))
         shell.settle()
         check_empty(shell)
         self.counts["records"] += shell.journal.lsn
