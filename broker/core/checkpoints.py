@@ -19,7 +19,7 @@ from broker.core.counters import Counters, Events
 from broker.core.jobs import Keep
 from broker.core.ledger import Ledger
 from broker.core.message import SETTLED, Message
-from broker.core.positions import ENTRY_BYTES, Entry, Runs, Singles, entries_of, pack_counts, packed
+from broker.core.positions import ENTRY_BYTES, Entry, entries_of, pack_counts, packed
 from broker.core.queue import Queue
 from broker.errors import no_room, passing
 from broker.journal import Basis, CheckpointFile, Part, encode_part
@@ -233,7 +233,8 @@ class Checkpoints:
         # All at once, for messages go from one place to another; what happens to them later is in later records.
         head = [m for m in queue.in_memory(tail=False) if m.place]
         tail = [m for m in queue.tail if m.place]
-        fresh, counted = _raw(queue.stored), _raw(queue.counted)
+        part = bool(queue.kept)  # some of them are in memory only
+        fresh, counted = list(queue.stored.dump(placed=part)), list(queue.counted.dump(placed=part))
         if (loading := queue.loading) is not None:
             entries = [e for e in loading.entries if e[1] and e[0] not in loading.gone]
             (fresh if loading.fresh else counted).insert(0, packed(entries))
@@ -263,13 +264,8 @@ def _counted(messages: Iterable[Message]) -> list[Entry]:
     )
 
 
-def _raw(positions: Runs | Singles) -> list[bytes]:
-    """Entries as they are, but for messages that are in memory only."""
-    return list(positions.dump(placed=True))
-
-
 def _pieces(blocks: list[bytes]) -> Iterator[bytes]:
-    """The same in pieces of PART_BYTES at most. `blocks` are used up on the way: together they may be many MiB."""
+    """Entries in pieces of PART_BYTES at most. `blocks` are used up on the way: together they may be many MiB."""
     blocks.reverse()
     data: list[bytes] = []
     size = 0

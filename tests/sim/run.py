@@ -244,11 +244,9 @@ class Simulation:
         elif choice < 0.76:
             shell.turn()
         elif choice < 0.86:
-            lane = random.choice(list(shell.lanes)) if random.random() < 0.5 else "storage"
-            shell.run(lane)
+            shell.run(self._lane())
         elif choice < 0.93:
-            lane = random.choice(list(shell.lanes)) if random.random() < 0.5 else "storage"
-            shell.report(lane)
+            shell.report(self._lane())
         elif choice < 0.96:
             self._pass_time()
         elif random.random() < 0.5:
@@ -270,6 +268,11 @@ class Simulation:
             if shell.failed is None:
                 check_at_rest(shell)
         self.peers = [peer for peer in self.peers if not peer.line.closed]
+
+    def _lane(self) -> str:
+        """A thread that has something to do, or else the first."""
+        busy = [name for name, tasks in self.shell.lanes.items() if tasks] or ["storage"]
+        return self.random.choices(busy, [self.swarm.lanes[name] for name in busy])[0]
 
     def _connect(self) -> None:
         if len(self.peers) < self.swarm.clients:

@@ -12,7 +12,7 @@ from random import Random
 from broker.config import Limits, Memory, Settings, Storage
 
 ACTIONS = {
-    "send": 20, "settle": 24, "subscribe": 8, "unsubscribe": 2, "begin": 4, "commit": 5, "abort": 1, "late": 2,
+    "send": 20, "settle": 24, "subscribe": 8, "unsubscribe": 3, "begin": 4, "commit": 5, "abort": 1, "late": 5,
     "leave": 2, "reply": 3, "garbage": 1, "stick": 2,
 }  # fmt: skip
 NEEDED = ("send", "settle", "subscribe")
@@ -57,6 +57,7 @@ class Swarm:
     faults: float  # how likely a step breaks the disk
     full: float  # how likely a step fills the disk up
     endings: tuple[str, ...]
+    lanes: dict[str, float]  # how fast each thread is
     rest: float  # how likely a step lets everything come to rest
     small: dict[str, float]  # constants of modules of the core, by "module.NAME"
     failures: int  # deliveries that make a dead letter
@@ -85,7 +86,7 @@ def draw(random: Random) -> Swarm:
         versions=choice((("1.2",), ("1.2",), ("1.0", "1.1", "1.2"))),
         receipts=choice((0.05, 0.4, 0.9)),
         volatile=choice((0.0, 0.0, 0.1, 0.5)),
-        dead=choice((0.0, 0.1, 0.5)),
+        dead=choice((0.0, 0.3, 0.8)),
         body=choice((0, 20, 20, 100, 400, 1500)),
         window=choice((400, 4000, 1 << 20)),
         cuts=random.random() < 0.4,
@@ -93,6 +94,7 @@ def draw(random: Random) -> Swarm:
         faults=0.0 if calm or fsync != "always" else choice((0.0, 0.005, 0.02)),
         full=0.0 if calm else choice((0.0, 0.0, 0.01)),
         endings=tuple(endings),
+        lanes={"storage": choice((1.0, 1.0, 0.2)), "reader": choice((1.0, 0.3, 0.05)), "keeper": choice((1.0, 0.3, 0.1))},
         rest=choice((0.0, 0.02, 0.1)),
         small={name: choice(values) for name, values in SMALL.items()},
         failures=choice((1, 2, 4, 10)),
@@ -110,7 +112,7 @@ def _settings(random: Random, fsync: str) -> Settings:
             segment_size=choice((2, 4, 4, 8, 16, 64)) * 1024,
             fsync=fsync,
             interval=0.05,
-            checkpoint=choice((1, 8, 64, 1024)) * 1024,
+            checkpoint=choice((200, 1000, 8000, 1 << 20)),
             compaction_rate=choice((1, 64, 1024)) * 1024,
             scrub_rate=choice((0, 1000, 1 << 20)),
             min_free=choice((0, 0, 1, 6000)),
