@@ -114,7 +114,8 @@ class Memory:
     limit: int = setting(
         Kind.SIZE,
         96 * MIB,
-        "unfinished frames, the queue for the disk, transactions and unsent output together; over it producers wait",
+        "messages in memory, positions of those on disk (32 bytes each), unfinished frames, the queue for the disk, "
+        "transactions and unsent output together; over it producers wait",
         low=16 * MIB,
         high=1024 * GIB,
     )

@@ -112,6 +112,9 @@ class Simulation:
                 self.counts["storage failed"] += 1
                 self._die(power=self.random.random() < 0.5)
                 return True
+            if self.shell.at(self.swarm.ambush) and self.random.random() < 0.1:
+                self._end(self.random.choice(self.swarm.endings))
+                return True
         return False
 
     # --- runs of the broker -------------------------------------------------------------------------------------------
@@ -200,20 +203,8 @@ class Simulation:
 
     def _die(self, *, power: bool) -> None:
         self.tell("the power is gone" if power else "killed")
-        self._note_crash()
+        self.shell.note_crash()
         self._gone(power=power)
-
-    def _note_crash(self) -> None:
-        """What the broker was doing when it died."""
-        if not self.shell.running:
-            return
-        for task in (task for lane in self.shell.lanes.values() for task in lane):
-            state = "done and not reported" if task.ran else "not done"
-            self.counts[f"crash, {task.name} {state}"] += 1
-        if any(queue.loading is not None for queue in self.shell.broker.queues.values()):
-            self.counts["crash while loading"] += 1
-        if any(queue.stored or queue.counted for queue in self.shell.broker.queues.values()):
-            self.counts["crash with messages on disk only"] += 1
 
     def _gone(self, *, power: bool) -> None:
         if self.swarm.settings.storage.fsync != "always":

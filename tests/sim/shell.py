@@ -169,6 +169,21 @@ class Shell:
             line.coming.clear()
         self._clear()
 
+    def at(self, name: str) -> bool:
+        """Whether a task of that name is out."""
+        return bool(name) and any(task.name == name for lane in self.lanes.values() for task in lane)
+
+    def note_crash(self) -> None:
+        """Count what the broker was at when it died."""
+        if not self.running:
+            return
+        for task in (task for lane in self.lanes.values() for task in lane):
+            state = "done and not reported" if task.ran else "not done"
+            self.counts[f"crash, {task.name} {state}"] += 1
+        queues = self.broker.queues.values()
+        self.counts["crash while loading"] += any(queue.loading is not None for queue in queues)
+        self.counts["crash with messages on disk only"] += any(queue.stored or queue.counted for queue in queues)
+
     def hang_up(self) -> None:
         """A stop in good order, first half: nothing more is handed out or read."""
         self.broker.draining = True
@@ -201,6 +216,8 @@ class Shell:
             line.session.receive(data, self.clock.now)
         except StorageFailed as error:
             self.storage_failed(error)
+        loading = [queue.loading for queue in self.broker.queues.values() if queue.loading is not None]
+        self.counts["settled while it was read"] += any(each.gone for each in loading)
 
     def flushed(self, line: Line) -> None:
         try:

@@ -58,6 +58,7 @@ class Swarm:
     full: float  # how likely a step fills the disk up
     endings: tuple[str, ...]
     lanes: dict[str, float]  # how fast each thread is
+    ambush: str  # a task that invites the end
     rest: float  # how likely a step lets everything come to rest
     small: dict[str, float]  # constants of modules of the core, by "module.NAME"
     failures: int  # deliveries that make a dead letter
@@ -94,7 +95,12 @@ def draw(random: Random) -> Swarm:
         faults=0.0 if calm or fsync != "always" else choice((0.0, 0.005, 0.02)),
         full=0.0 if calm else choice((0.0, 0.0, 0.01)),
         endings=tuple(endings),
-        lanes={"storage": choice((1.0, 1.0, 0.2)), "reader": choice((1.0, 0.3, 0.05)), "keeper": choice((1.0, 0.3, 0.1))},
+        lanes={
+            "storage": choice((1.0, 1.0, 0.2)),
+            "reader": choice((1.0, 0.3, 0.05)),
+            "keeper": choice((1.0, 0.3, 0.1)),
+        },
+        ambush=choice(("", "", "Finish", "Finish", "Add", "copying", "loading")),
         rest=choice((0.0, 0.02, 0.1)),
         small={name: choice(values) for name, values in SMALL.items()},
         failures=choice((1, 2, 4, 10)),
