@@ -4,6 +4,7 @@
     python3 tools/bench.py                          all scenarios, 9 runs each: about 20 minutes
     python3 tools/bench.py --runs 3 --only publish  one scenario, quickly
     python3 tools/bench.py --peer rabbitmq --only publish --only publish-own-headers
+    python3 tools/bench.py --before ../older         this tree against another checkout of it
     python3 tools/bench.py --only through --profile where the time goes, by function
 
 Every run has a fresh process and a fresh data folder on the same disk. With two cores or more the broker has
@@ -30,7 +31,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from contenders import REPOSITORY, Contender, NoContender, RabbitMQ, Stompd, Yardstick, pinned
+from contenders import REPOSITORY, Before, Contender, NoContender, RabbitMQ, Stompd, Yardstick, pinned
 
 LOAD_SECONDS_MAX: Final = 180  # RabbitMQ takes 20 s for 200,000 messages
 COUNT: Final = 200_000
@@ -281,6 +282,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=9, help="runs of each scenario (default: 9)")
     parser.add_argument("--count", type=int, default=0, help="messages a run (default: the scenario's)")
     parser.add_argument("--peer", choices=("rabbitmq",), help="also measure RabbitMQ's STOMP plugin")
+    parser.add_argument("--before", type=Path, help="also measure the broker of this checkout")
     parser.add_argument("--without-yardstick", action="store_true", help="only our broker, and the peer")
     parser.add_argument("--root", type=Path, default=None, help="where data folders are made (default: /tmp)")
     parser.add_argument("--no-pin", action="store_true", help="let the system choose the cores")
@@ -309,6 +311,9 @@ def run_all(options: argparse.Namespace, scenarios: Sequence[Scenario], binary: 
         kinds.append(Yardstick)
     if options.peer:
         kinds.append(RabbitMQ)
+    if options.before:
+        Before.tree = options.before.resolve()
+        kinds.insert(1, Before)
     results = []
     for run in range(1, options.runs + 1):
         for scenario in scenarios:

@@ -173,6 +173,16 @@ class Stompd(Contender):
         return kept | {"PYTHONPATH": str(REPOSITORY)}
 
 
+class Before(Stompd):
+    """The broker of another checkout, to compare this tree with."""
+
+    name = "before"
+    tree = REPOSITORY
+
+    def environment(self) -> dict[str, str]:
+        return super().environment() | {"PYTHONPATH": str(self.tree)}
+
+
 class Yardstick(Contender):
     """The least that a durable broker in plain Python can do."""
 

@@ -8,10 +8,10 @@ from typing import Final
 from broker.budget import Budget
 from broker.core.catalogue import Catalogue
 from broker.core.counters import Counters, Events
+from broker.core.entries import Entry
 from broker.core.jobs import Read
 from broker.core.ledger import Ledger
 from broker.core.message import MESSAGE_COST, Message
-from broker.core.positions import Entry
 from broker.core.queue import Loading, Queue
 from broker.core.restoring import Restorer, Values
 from broker.errors import DataDamaged
@@ -101,8 +101,12 @@ class Backlog:
         """What the reader is to do next."""
         jobs: list[Read] = []
         readable = self._ledger.journal.readable
-        while self._wanted and self._reads < READS_MAX and (self._memory.used <= self.soft or not self._reads):
-            queue = next(iter(self._wanted))
+        for queue in list(self._wanted):
+            full = self._memory.used > self.soft
+            if self._reads >= READS_MAX or (full and self._reads):
+                break
+            if full and queue.waits_for_mark:
+                continue  # it could not hand out what is read, which would go back to disk at once, again and again
             del self._wanted[queue]
             if queue.gone or queue.loading is not None or queue.damage:
                 continue

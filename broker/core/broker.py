@@ -91,6 +91,7 @@ class Broker:
         self._last_write = clock.monotonic()
         self._next_sweep = self._last_write + SWEEP_EVERY
         self._due = 0.0
+        self._retry_at = 0.0
         self.prefix = self._intake.prefix  # of every message-id that this log gives
         # What a session asks of the parts, without a call in between.
         self.queue = self._catalogue.queue
@@ -220,8 +221,11 @@ class Broker:
             due = min(due, self._last_write + WITNESS_AFTER)
         for part in (self._checkpoints, self._compaction, self._scrubbing, self._disk):
             due = min(due, part.due or due)
-        if backlog.must_retry:
-            due = min(due, self.clock.monotonic() + RETRY_AFTER)
+        if not backlog.must_retry:
+            self._retry_at = 0.0
+        else:
+            self._retry_at = self._retry_at or self.clock.monotonic() + RETRY_AFTER
+            due = min(due, self._retry_at)
         if due != self._due:
             self._due = due
             jobs.append(Timer(due))
@@ -276,7 +280,8 @@ class Broker:
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_EVERY
             self._catalogue.forget_idle()
-        self.backlog.retry()
+        if self._retry_at and now >= self._retry_at:
+            self.backlog.retry()
         if self.journal.needs_witness and now >= self._last_write + WITNESS_AFTER:
             self.journal.append_witness()
 

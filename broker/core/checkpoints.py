@@ -16,10 +16,10 @@ from typing import Final, Protocol
 
 from broker.core.catalogue import Catalogue
 from broker.core.counters import Counters, Events
+from broker.core.entries import ENTRY_BYTES, Entry, entries_of, pack_counts, packed
 from broker.core.jobs import Keep
 from broker.core.ledger import Ledger
 from broker.core.message import SETTLED, Message
-from broker.core.positions import ENTRY_BYTES, Entry, entries_of, pack_counts, packed
 from broker.core.queue import Queue
 from broker.errors import no_room, passing
 from broker.journal import Basis, CheckpointFile, Part, encode_part

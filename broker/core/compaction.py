@@ -14,10 +14,10 @@ from typing import Final
 
 from broker.core.catalogue import Catalogue
 from broker.core.counters import Counters
+from broker.core.entries import Entry, pack_counts, runs_of
 from broker.core.jobs import Read
 from broker.core.ledger import Ledger
 from broker.core.message import Envelope, Message
-from broker.core.positions import Entry, pack_counts, runs_of
 from broker.core.queue import Queue
 from broker.core.restoring import Restorer, Values
 from broker.errors import DataDamaged

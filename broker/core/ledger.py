@@ -8,8 +8,8 @@ from itertools import groupby
 
 from broker.budget import Account
 from broker.core.catalogue import Catalogue
+from broker.core.entries import Entry, Removed
 from broker.core.message import MESSAGE_COST, SETTLED, Message
-from broker.core.positions import Entry, Removed
 from broker.core.queue import Queue
 from broker.core.subscription import Outlet
 from broker.core.topics import Topics

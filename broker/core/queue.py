@@ -8,8 +8,9 @@ from heapq import heappop, heappush
 from typing import Final, Protocol
 
 from broker.budget import Account
+from broker.core.entries import Entry, Removed, entries_of, pack_counts
 from broker.core.message import MESSAGE_COST, SETTLED, Message
-from broker.core.positions import Entry, Removed, Runs, Singles, entries_of, pack_counts
+from broker.core.positions import Runs, Singles
 from broker.core.subscription import Subscription
 
 MARK_STEP: Final = 1000  # how far the delivered mark runs ahead, in seqs
@@ -272,6 +273,13 @@ class Queue:
                 self._turn = subscriptions.index(last) + 1
             if short:
                 return
+
+    @property
+    def waits_for_mark(self) -> bool:
+        """Whether what comes next is on disk, and cannot be handed out before the mark that was asked for is durable."""
+        if not self.stored or self.counted:
+            return False
+        return self.mark < min(self.stored.first, self.mark_asked)
 
     @property
     def _on_disk(self) -> int:

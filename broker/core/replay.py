@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 
 from broker.budget import Account
 from broker.core.broker import Broker
-from broker.core.positions import DELIVERIES_MAX, Entry, Runs, Singles, pack_counts, runs_of, unpack_counts
+from broker.core.entries import DELIVERIES_MAX, Entry, pack_counts, runs_of, unpack_counts
+from broker.core.positions import Runs, Singles
 from broker.errors import CheckpointDoubted, DataDamaged
 from broker.journal import (
     Acked,

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from broker.budget import Account
+from broker.core.entries import Entry, unpack_counts
 from broker.core.message import Envelope, Message
-from broker.core.positions import Entry, unpack_counts
 from broker.errors import DataDamaged
 from broker.journal import Carried, Messages, Moved, RecordType, Value, number_of, offset_of, segment_name
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from broker.core.entries import ENTRY_BYTES
 from broker.core.message import MESSAGE_COST, SETTLED, Message
-from broker.core.positions import ENTRY_BYTES, Runs
+from broker.core.positions import Runs
 from broker.core.queue import Queue
 from tests.core.world import World
 

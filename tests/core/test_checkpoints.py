@@ -13,7 +13,8 @@ import pytest
 
 from broker.budget import Budget
 from broker.core import Keep, Replay, Write, backlog, checkpoints, compaction, queue, replayed
-from broker.core.positions import Singles, unpack_counts
+from broker.core.entries import unpack_counts
+from broker.core.positions import Singles
 from broker.core.restoring import Restorer
 from broker.errors import StorageFailed
 from broker.journal import Record, open_log

@@ -9,7 +9,8 @@ from random import Random
 import pytest
 
 from broker.budget import Budget
-from broker.core.positions import ENTRY_BYTES, Entry, Positions, Runs, Singles, pack_counts, packed, unpack_counts
+from broker.core.entries import ENTRY_BYTES, Entry, pack_counts, packed, unpack_counts
+from broker.core.positions import Positions, Runs, Singles
 
 
 class Model:

@@ -15,7 +15,7 @@ from typing import Any
 from broker.budget import Budget
 from broker.config import Limits, Memory, Settings, Storage
 from broker.core import Broker, Job, Keep, Read, Timer, Write, replayed
-from broker.core.positions import unpack_counts
+from broker.core.entries import unpack_counts
 from broker.errors import NoRoom, StorageFailed
 from broker.journal import Log, open_log
 from broker.session import Session

@@ -40,8 +40,9 @@ class FullPeer:
 async def hub() -> AsyncIterator[Hub]:
     world = World()
     made = Hub(
-        world.settings, world.clock, world.rng, world.events, world.broker, world.writer, world.reader, lambda error: None
-    )
+        world.settings, world.clock, world.rng, world.events, world.broker, world.writer, world.reader,
+        lambda error: None,
+    )  # fmt: skip
     yield made
     made.stop_storage()
 

@@ -8,8 +8,9 @@ from random import Random
 
 from broker.budget import Budget
 from broker.core import Replay, replayed
+from broker.core.entries import unpack_counts
 from broker.core.message import SETTLED
-from broker.core.positions import Positions, unpack_counts
+from broker.core.positions import Positions
 from broker.core.queue import Queue
 from broker.journal import open_log
 from broker.journal.audit import Audit, Hole
