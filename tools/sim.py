@@ -17,9 +17,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from hashlib import blake2b
-from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -77,23 +76,18 @@ def run_many(first: int, last: int, jobs: int) -> int:
     digests: dict[int, bytes] = {}
     done = failed = 0
     progress = Progress(last - first)
-    work = chunks(first, last)
-    with ProcessPoolExecutor(jobs) as pool:
-        # Only a few are handed out at a time, so that failures can end it.
-        running = {pool.submit(run_chunk, seeds) for seeds in islice(work, 2 * jobs)}
-        while running:
-            future = next(as_completed(running))
-            running.remove(future)
-            seeds, counts, failures, digest = future.result()
+    # Fresh processes: forked ones would share what a thread of the pool may hold at that moment.
+    with get_context("spawn").Pool(jobs) as pool:
+        for seeds, counts, failures, digest in pool.imap_unordered(run_chunk, chunks(first, last)):
             digests[seeds.start] = digest
             total.update(counts)
             done += len(seeds)
             for text in failures:
                 failed += 1
                 print(f"FAILED {text[:1500]}", flush=True)
-            if failed < FAILURES_MAX and (seeds := next(work, range(0))):
-                running.add(pool.submit(run_chunk, seeds))
             progress.tell(done, failed)
+            if failed >= FAILURES_MAX:
+                break
     whole = blake2b(b"".join(digests[at] for at in sorted(digests)), digest_size=8).hexdigest()
     print("; ".join(f"{name} {total[name]:,}" for name in summary(total)))
     seldom = [] if failed else missing(total, done)

@@ -41,8 +41,8 @@ class Backlog:
         self._restorer = Restorer(prefix, budget.account("headers"))
         self._memory = ledger.memory
         self._budget = budget
-        self.soft = budget.limit * 3 // 4
-        self._high = budget.limit * 7 // 8  # of all accounts together: before producers are held back, these give way
+        self.soft = budget.limit * 7 // 8
+        self._high = budget.limit * 15 // 16  # of all accounts together: before producers are held back, these give way
         self._load_bytes = min(LOAD_BYTES, budget.limit // 64)
         self._wanted: dict[Queue, None] = {}
         self._later: dict[Queue, None] = {}
@@ -101,12 +101,8 @@ class Backlog:
         """What the reader is to do next."""
         jobs: list[Read] = []
         readable = self._ledger.journal.readable
-        for queue in list(self._wanted):
-            full = self._memory.used > self.soft
-            if self._reads >= READS_MAX or (full and self._reads):
-                break
-            if full and queue.waits_for_mark:
-                continue  # it could not hand out what is read, which would go back to disk at once, again and again
+        while self._wanted and self._reads < READS_MAX and (self._memory.used <= self.soft or not self._reads):
+            queue = next(iter(self._wanted))
             del self._wanted[queue]
             if queue.gone or queue.loading is not None or queue.damage:
                 continue

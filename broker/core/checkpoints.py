@@ -119,7 +119,8 @@ class Checkpoints:
     @property
     def _is_due(self) -> bool:
         grown = self._journal.written - self._written
-        if grown >= max(self._bytes, 2 * self._size):
+        # What messages in memory cost to dump is worth it only for more log than they are themselves.
+        if grown >= max(self._bytes, 2 * self._size, min(self._ledger.memory.used, 2 * self._bytes)):
             return True
         return self._worthwhile and self._clock.monotonic() >= self._time + EVERY
 
@@ -231,8 +232,8 @@ class Checkpoints:
     def _parts(self, queue: Queue) -> Iterator[tuple[Part, int]]:
         """A queue's parts, and how many messages in memory were looked at for each."""
         # All at once, for messages go from one place to another; what happens to them later is in later records.
-        head = [m for m in queue.in_memory(tail=False) if m.place]
-        tail = [m for m in queue.tail if m.place]
+        loose = [m for m in queue.loose() if m.place]
+        ready, tail = list(queue.ready), list(queue.tail)
         part = bool(queue.kept)  # some of them are in memory only
         fresh, counted = list(queue.stored.dump(placed=part)), list(queue.counted.dump(placed=part))
         if (loading := queue.loading) is not None:
@@ -242,14 +243,21 @@ class Checkpoints:
         if mark:  # of an empty queue as well: what comes next may be delivered below it, and no record says so again
             yield Part(key, mark, b"", b""), 0
         # Nearly in order of seq, which is quickest to load.
-        yield from self._objects(key, mark, head)
+        yield from self._loose(key, mark, loose)
+        yield from self._fresh(key, mark, ready)
         for piece in _pieces(fresh):
             yield Part(key, mark, piece, b""), 0
         for piece in _pieces(counted):
             yield Part(key, mark, b"", piece), 0
-        yield from self._objects(key, mark, tail)
+        yield from self._fresh(key, mark, tail)
 
-    def _objects(self, key: bytes, mark: int, messages: list[Message]) -> Iterator[tuple[Part, int]]:
+    def _fresh(self, key: bytes, mark: int, messages: list[Message]) -> Iterator[tuple[Part, int]]:
+        """Messages that were never delivered when they were looked at, in order."""
+        for start in range(0, len(messages), SLICE_MESSAGES):
+            some = messages[start : start + SLICE_MESSAGES]
+            yield Part(key, mark, packed([entry for entry in entries_of(some) if entry[1]]), b""), len(some)
+
+    def _loose(self, key: bytes, mark: int, messages: list[Message]) -> Iterator[tuple[Part, int]]:
         for start in range(0, len(messages), SLICE_MESSAGES):
             some = [m for m in messages[start : start + SLICE_MESSAGES] if m.deliveries != SETTLED]
             new = sorted([m for m in some if not m.deliveries], key=_seq)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import add
 from typing import Final
 
 from broker.budget import Account
@@ -97,7 +98,7 @@ class Intake:
                         for n, body, size in zip(seqs, some, sizes, strict=True)
                     ]
                 else:
-                    sizes = [len(body) + len(own) for body, own in zip(some, mine, strict=True)]
+                    sizes = list(map(add, map(len, some), map(len, mine)))
                     messages += [
                         Message(n, body, own, envelope, place, size)
                         for n, body, own, size in zip(seqs, some, mine, sizes, strict=True)

@@ -187,14 +187,17 @@ class Queue:
                 return message
         return None
 
-    def in_memory(self, *, tail: bool = True) -> Iterator[Message]:
+    def in_memory(self) -> Iterator[Message]:
         """Every message here that is an object: waiting, loaded or in flight. Not those in `kept`."""
+        yield from self.loose()
+        yield from self.ready
+        yield from self.tail
+
+    def loose(self) -> Iterator[Message]:
+        """Those of them that were delivered, or are."""
         for subscription in (*self.leaving, *self.subscriptions):
             yield from subscription.in_flight.values()
         yield from self.again.values()
-        yield from self.ready
-        if tail:
-            yield from self.tail
 
     # --- to disk ------------------------------------------------------------------------------------------------------
 
@@ -273,13 +276,6 @@ class Queue:
                 self._turn = subscriptions.index(last) + 1
             if short:
                 return
-
-    @property
-    def waits_for_mark(self) -> bool:
-        """Whether what comes next is on disk, and cannot be handed out before the mark that was asked for is durable."""
-        if not self.stored or self.counted:
-            return False
-        return self.mark < min(self.stored.first, self.mark_asked)
 
     @property
     def _on_disk(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker.core import backlog
+from broker.core import Read, backlog
 from tests.core.world import World, drain, texts
 from tests.support.simdisk import PowerLoss
 
@@ -117,3 +117,26 @@ def test_a_start_that_was_cut_short_does_not_cost_the_next_checkpoint() -> None:
     assert world.log.checkpoint is not None
     assert world.journal.segments[0].number == 1
     assert texts(drain(world, "/queue/q")) == [kept]
+
+
+def test_what_cannot_be_handed_out_yet_is_not_read_back_again_and_again() -> None:
+    """The disk is full, so the delivered mark waits; memory is full of what waits for the disk, too."""
+    world = World(memory=SMALL)
+    producer = world.connect()
+    for _ in range(3):
+        producer.publish("/queue/a", b"x" * 40_000)
+    world.restart()
+    world.auto = False
+    world.connect().subscribe("/queue/a")
+    producer = world.connect()
+    for _ in range(12):
+        producer.publish("/queue/b", b"y" * 40_000)
+    for _ in range(30):
+        world.turn()
+        while reads := [at for at, job in enumerate(world.jobs) if isinstance(job, Read)]:
+            world.complete(at=reads[0])  # the writer is stuck, the reader is not
+    assert world.broker.counters.loaded <= 3
+    world.auto = True
+    world.run()
+    assert len(drain(world, "/queue/a")) == 0  # they are with the consumer
+    assert world.broker.queues["/queue/a"].in_flight == 3

@@ -55,7 +55,7 @@ class Peer:
 
     def act(self, action: str) -> bool:
         """Returns whether there was anything to do."""
-        if self.view.late and self.random.random() < 0.3 and self.swarm.weights["late"]:
+        if self.view.late and self.random.random() < 0.5 and self.swarm.weights["late"]:
             action = "late"  # before somebody else has it for long
         return not self.silent and bool(getattr(self, f"_{action}")())
 

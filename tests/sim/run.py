@@ -275,6 +275,12 @@ class Simulation:
     def _act(self) -> None:
         if not self.peers or (len(self.peers) < self.swarm.clients and self.random.random() < 0.3):
             self._connect()
+        late = [peer for peer in self.peers if peer.view.late and not peer.silent]
+        if late and self.shell.at("loading"):
+            # What is being read back is settled late: rare, and hard to get right.
+            peer = self.random.choice(late)
+            if peer.act("late") and peer.line.read:
+                return peer.line.arrive(1 << 20)
         peer = self.random.choice(self.peers)
         weights = self.swarm.weights
         for _ in range(3):
