@@ -64,9 +64,8 @@ class Intake:
             return 0
         if queue.spilled:
             return self._publish_stored(queue, route, seq, owns, bodies)
-        if queue.subscriptions and seq + count - 1 + (queue.step >> 1) > queue.mark_asked:
-            # In the batch of the messages themselves, so that a quiet queue needs no second sync.
-            ledger.ask_mark(queue, seq + count - 1 + queue.step)
+        if queue.subscriptions:
+            self._ask_mark(queue, seq + count - 1)
         if count == 1:
             body = bodies[0]
             own = owns[0] if owns else b""
@@ -114,6 +113,7 @@ class Intake:
         return lsn
 
     def _ask_mark(self, queue: Queue, last: int) -> None:
+        """In the batch of the messages themselves, so that a quiet queue needs no second sync."""
         if queue.subscriptions and last + (queue.step >> 1) > queue.mark_asked:
             self._ledger.ask_mark(queue, last + queue.step)
 

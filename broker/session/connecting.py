@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from broker.config import Limits
-from broker.errors import ProtocolError, VersionRefused
+from broker.errors import BadHeader, ProtocolError, VersionRefused
 from broker.stomp import Frame, Version, choose_version, encode, parse_heart_beat
 
 _PLAIN: Final = re.compile(r"[\w.@ -]{1,128}")  # what may be said in a CONNECTED, which has no escapes
@@ -103,3 +103,11 @@ def storage_error(receipt: bytes | None) -> bytes:
 def _with_receipt(frame: bytes, receipt: bytes) -> bytes:
     # The value is escaped for this connection already, so it goes in as it is.
     return frame.replace(b"ERROR\n", b"ERROR\nreceipt-id:" + receipt + b"\n", 1)
+
+
+def needed(frame: Frame, name: str) -> str:
+    """A header that the frame cannot do without. Raises BadHeader."""
+    value = frame.headers.get(name)
+    if not value:
+        raise BadHeader(f"{frame.command} needs a {name} header, there is none")
+    return value

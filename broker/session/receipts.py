@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
+from broker.stomp import Frame, SendRun
+
 _START: Final = b"RECEIPT\nreceipt-id:"
 _END: Final = b"\n\n\0\n"
 _DROPPED_END: Final = b"\ndropped:true" + _END
@@ -59,3 +61,10 @@ class Waiting:
                 break
         self._entries.clear()
         return first
+
+
+def asked_for(item: object) -> bytes | None:
+    """The receipt that a frame, or the first of a run, asked for."""
+    if isinstance(item, SendRun):
+        return item.receipts[0] if item.receipts else None
+    return item.receipt if isinstance(item, Frame) else None

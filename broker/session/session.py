@@ -10,10 +10,9 @@ from typing import Final
 
 from broker.budget import Budget
 from broker.config import Limits
-from broker.core import DROPPED, AckMode, Broadcast, Broker, Message, Queue, Rejects, Subscription
+from broker.core import DROPPED, AckMode, Broadcast, Broker, Message, Rejects, Subscription
 from broker.errors import (
     BadFrame,
-    BadHeader,
     DiskFull,
     HeldTooLong,
     LimitReached,
@@ -26,10 +25,10 @@ from broker.errors import (
 from broker.session import connecting
 from broker.session.consuming import Consumer, settlement
 from broker.session.delivering import NOT_KEPT, encode, encode_broadcast
-from broker.session.receipts import Waiting, receipt, receipts
+from broker.session.receipts import Waiting, asked_for, receipt, receipts
 from broker.session.sending import STEERING, Address, address
 from broker.session.states import NEXT, State
-from broker.session.transactions import Held, Transactions
+from broker.session.transactions import Transactions, by_queue
 from broker.stomp import AckRun, Frame, Parser, SendRun, WireLimits
 
 _BIG_BODY: Final = 64 * 1024  # a body over this takes its room from the budget before it is read
@@ -164,11 +163,11 @@ class Session:
         elif frame.command in ("ACK", "NACK"):
             lsn = self._ack(frame)
         elif frame.command == "BEGIN":
-            self._transactions.begin(_needed(frame, "transaction"))
+            self._transactions.begin(connecting.needed(frame, "transaction"))
         elif frame.command == "COMMIT":
-            lsn = self._commit(_needed(frame, "transaction"))
+            lsn = self._commit(connecting.needed(frame, "transaction"))
         elif frame.command == "ABORT":
-            self._consumer.undo(self._transactions.end(_needed(frame, "transaction")))
+            self._consumer.undo(self._transactions.end(connecting.needed(frame, "transaction")))
         self._last_lsn = max(self._last_lsn, lsn)
         if frame.command == "DISCONNECT":
             self.state = State.CLOSING
@@ -286,10 +285,10 @@ class Session:
         rejects: Rejects = [
             (queue, messages, requeue, failure)
             for batch, requeue, failure in transaction.rejects
-            for queue, messages in _by_queue(batch).items()
+            for queue, messages in by_queue(batch).items()
         ]
         late = [(queue, message) for _, queue, message in transaction.late]
-        lsn = self.broker.commit(transaction.sends, list(_by_queue(transaction.acks).items()), late, rejects)
+        lsn = self.broker.commit(transaction.sends, list(by_queue(transaction.acks).items()), late, rejects)
         self._transactions.end(name)
         self._consumer.committed(transaction)
         return lsn
@@ -397,7 +396,7 @@ class Session:
         if isinstance(error, NotStomp):
             self._answer(connecting.HTTP_REFUSAL if error.hint == "http" else b"", close=True)
             return
-        about = _asked_for(item) if known else None
+        about = asked_for(item) if known else None
         self._answer(connecting.error_frame(error, self._parser.version, about, known=known), close=True)
 
     def storage_failed(self, error: StorageFailed) -> None:
@@ -497,25 +496,3 @@ class Session:
 
     def wrote(self, now: float) -> None:
         self._heart.wrote = now
-
-
-def _asked_for(item: Item | None) -> bytes | None:
-    """The receipt that a frame, or the first of a run, asked for."""
-    if isinstance(item, SendRun):
-        return item.receipts[0] if item.receipts else None
-    return item.receipt if isinstance(item, Frame) else None
-
-
-def _needed(frame: Frame, name: str) -> str:
-    value = frame.headers.get(name)
-    if not value:
-        raise BadHeader(f"{frame.command} needs a {name} header, there is none")
-    return value
-
-
-def _by_queue(batch: list[Held]) -> dict[Queue, list[Message]]:
-    found: dict[Queue, list[Message]] = {}
-    for held in batch:
-        if held.queue is not None:
-            found.setdefault(held.queue, []).append(held.message)
-    return found

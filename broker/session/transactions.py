@@ -90,3 +90,11 @@ class Transactions:
 
     def end_all(self) -> list[Transaction]:
         return [self.end(name) for name in list(self._open)]
+
+
+def by_queue(batch: list[Held]) -> dict[Queue, list[Message]]:
+    found: dict[Queue, list[Message]] = {}
+    for held in batch:
+        if held.queue is not None:
+            found.setdefault(held.queue, []).append(held.message)
+    return found
