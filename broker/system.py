@@ -78,6 +78,9 @@ class Disk(Protocol):
     def drop_cache(self, handle: Handle) -> None:
         """Ask that the next read comes from the medium. Best effort."""
 
+    def read_ahead(self, handle: Handle) -> None:
+        """Say that all of it is about to be read. Best effort."""
+
     def rename(self, old: str, new: str) -> None:
         """Atomic; not durable before `sync_dir`."""
 
@@ -169,6 +172,10 @@ class SystemDisk:
     def drop_cache(self, handle: Handle) -> None:
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def read_ahead(self, handle: Handle) -> None:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_WILLNEED)
 
     def rename(self, old: str, new: str) -> None:
         os.rename(old, new)

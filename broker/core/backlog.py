@@ -22,6 +22,7 @@ LOAD_BYTES: Final = 1 << 20
 RECORDS_FACTOR: Final = 4  # how much larger the records may be of which these are what is left
 READS_MAX: Final = 2  # under way at once: one is read while the results of the other are handed out
 HEAD: Final = 256  # messages of each queue that stay in memory as long as there are others to spill
+QUEUE_COST: Final = 2500  # bytes that a queue takes without its messages, roughly; there may be 10,000 of them
 SPILL_END: Final = 4096  # messages on disk; with fewer of them new messages stay in memory again
 
 
@@ -66,17 +67,18 @@ class Backlog:
     def relieve(self) -> None:
         """Over the soft mark: messages that wait go to disk, those of the queue served longest ago first."""
         memory = self._memory
-        excess = max(memory.used - self.soft, self._budget.used - self._high)
+        queues = self._catalogue.by_name
+        excess = max(memory.used - self.soft, self._budget.used + QUEUE_COST * len(queues) - self._high)
         if excess <= 0:
             self._again = 0
             return
         if self._budget.used < self._again:
             return
         goal = memory.used - excess - self.soft // 8
-        queues = [q for q in self._catalogue.by_name.values() if q.ready or q.tail or q.again]
-        queues.sort(key=lambda queue: queue.served)
+        holders = [q for q in queues.values() if q.ready or q.tail or q.again]
+        holders.sort(key=lambda queue: queue.served)
         for keep in (HEAD, 0):
-            for queue in queues:
+            for queue in holders:
                 freed = queue.spill_tail() if queue.tail and queue.stored else 0
                 freed += queue.spill_ready(keep)
                 if not keep:

@@ -39,6 +39,10 @@ class Positions:
     def __bool__(self) -> bool:
         return bool(self._blocks)
 
+    def all_before(self, seq: int) -> bool:
+        """Whether nothing here has this seq or a later one."""
+        return seq >= self._next
+
     # --- what the two kinds differ in
 
     @staticmethod

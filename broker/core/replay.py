@@ -164,7 +164,8 @@ class Replay:
         first, count = value.first_seq, len(value.sizes)
         for name in value.queues or (value.destination,):
             queue = self._queue(name)
-            queue.discard(first, first + count - 1)
+            if not (queue.fresh.all_before(first) and queue.counted.all_before(first)):
+                queue.discard(first, first + count - 1)
             queue.fresh.add(first, place, (1 << count) - 1, sum(value.sizes))
 
     @staticmethod

@@ -262,6 +262,7 @@ def verify_checkpoint(disk: Disk, path: str, log_id: bytes) -> Basis:
     handle = disk.open(path)
     try:
         disk.drop_cache(handle)
+        disk.read_ahead(handle)
         size = disk.size(handle)
         digest.update(_read_header(disk, handle, path, log_id))
         for offset, raw in _frames(disk, handle, path, size):

@@ -308,6 +308,7 @@ class Log:
     def _open(self, number: int) -> Iterator[Handle]:
         handle = self._disk.open(self._path(number))
         try:
+            self._disk.read_ahead(handle)
             yield handle
         finally:
             self._disk.close(handle)

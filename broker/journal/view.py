@@ -46,6 +46,9 @@ class ReadOnlyDisk:
     def drop_cache(self, handle: Handle) -> None:
         self._disk.drop_cache(handle)
 
+    def read_ahead(self, handle: Handle) -> None:
+        self._disk.read_ahead(handle)
+
     def sync_data(self, handle: Handle) -> None:
         pass
 

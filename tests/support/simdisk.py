@@ -406,6 +406,9 @@ class SimDisk:
         inode.dirty.clear()
         inode.sizes.clear()
 
+    def read_ahead(self, handle: Handle) -> None:
+        """Nothing is slow here."""
+
     def drop_cache(self, handle: Handle) -> None:
         """Clean sectors are read from the medium again; dirty ones stay."""
         inode = self._of("drop_cache", handle)
