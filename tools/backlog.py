@@ -57,6 +57,7 @@ class Phase:
     peak: float = 0.0  # VmHWM: what no sample can miss
     log: float = 0.0  # the files of the log, at its end
     first: float = 0.0  # until the first message, where the broker was started anew
+    pause: float = 0.0  # the longest one between two chunks of messages that came
 
 
 def status(pid: int) -> dict[str, int]:
@@ -135,7 +136,8 @@ class Scene:
             with watched("waiting", broker, phases):
                 time.sleep(wait)
             with watched("draining", broker, phases) as phase:
-                phase.seconds = Drain(broker.port, self.queues, self.each).run(time.perf_counter()).seconds
+                drained = Drain(broker.port, self.queues, self.each).run(time.perf_counter())
+                phase.seconds, phase.pause = drained.seconds, drained.pause
             with watched("filling again", broker, phases) as phase:
                 phase.seconds = fill(broker.port, self.queues, self.each)
             broker.kill()
@@ -144,7 +146,7 @@ class Scene:
                 broker.start(wait=False)
                 pin(broker.pid, cores[0])
                 drained = Drain(broker.port, self.queues, self.each).run(start)
-                phase.seconds, phase.first = drained.seconds, drained.first
+                phase.seconds, phase.first, phase.pause = drained.seconds, drained.first, drained.pause
             broker.stop()
         except (Wrong, BrokerFailed, OSError) as error:
             raise Wrong(f"{error}\n{broker.stderr()[-2000:]}") from error
@@ -223,13 +225,16 @@ def drain_rates(where: str, count: int, binary: Path, options: argparse.Namespac
 
 def scene_table(scene: Scene, phases: Sequence[Phase]) -> str:
     rows = [f"{scene.title}:", ""]
-    rows.append("| phase | seconds | of CPU | messages a second | RSS, most | VmHWM | RSS at the end | log |")
-    rows.append("|---|---:|---:|---:|---:|---:|---:|---:|")
+    rows.append(
+        "| phase | seconds | of CPU | messages a second | longest pause | RSS, most | VmHWM | RSS at the end | log |"
+    )
+    rows.append("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for phase in phases:
         rate = "" if phase.name == "waiting" else f"{scene.queues * scene.each / phase.seconds:,.0f}"
         name = f"{phase.name}: first message after {phase.first:.2f} s" if phase.first else phase.name
+        pause = f"{phase.pause:.2f} s" if phase.pause else ""
         sizes = " | ".join(f"{size:,.0f} MiB" for size in (phase.rss_max, phase.peak, phase.rss_end, phase.log))
-        rows.append(f"| {name} | {phase.seconds:.1f} | {phase.cpu:.1f} | {rate} | {sizes} |")
+        rows.append(f"| {name} | {phase.seconds:.1f} | {phase.cpu:.1f} | {rate} | {pause} | {sizes} |")
     return "\n".join(rows)
 
 

@@ -99,6 +99,7 @@ def fill(port: int, queues: int, each: int) -> float:
 class Drained:
     seconds: float
     first: float  # seconds until the first message
+    pause: float  # the longest time between two chunks of messages
 
 
 class Drain:
@@ -110,6 +111,7 @@ class Drain:
         self._left = queues * each
         self._expected = [0] * queues
         self._selector = selectors.DefaultSelector()
+        self._first = self._last = self._pause = 0.0
         # A connection of its own for each hundred queues; one is enough for one.
         self._shares = [
             range(at, min(at + SUBSCRIPTIONS_PER_CONNECTION, queues))
@@ -117,29 +119,25 @@ class Drain:
         ]
 
     def run(self, start: float) -> Drained:
-        """`start`: perf_counter() from which both numbers count. Connects again and again until it can."""
-        wires = []
-        first = 0.0
-        prefetch = 1000 if len(self._expected) == 1 else 100
-        for share in self._shares:
-            wire = self._connect(start)
-            wires.append(wire)
-            wire.send(
-                b"".join(
-                    b"SUBSCRIBE\nid:%d\ndestination:%s\nack:client-individual\nprefetch:%d\n\n\0"
-                    % (queue, destination(queue), prefetch)
-                    for queue in share
-                )
-            )
-            self._selector.register(wire.socket, selectors.EVENT_READ, wire)
+        """`start`: perf_counter() from which both numbers count. Connects again and again until it can.
+
+        The first connection has its first message before the others connect.
+        """
+        wires: list[Wire] = []
         while self._left:
+            if len(wires) < len(self._shares) and (self._first or not wires):
+                wires.append(self._subscribe(self._shares[len(wires)], start))
+                continue
             ready = self._selector.select(SILENCE_SECONDS_MAX)
             if not ready:
                 raise Wrong(f"silence, {self._left} messages are missing")
             for key, _ in ready:
                 taken = key.data.read()
-                if taken and not first:
-                    first = time.perf_counter() - start
+                if taken:
+                    now = time.perf_counter() - start
+                    self._first = self._first or now
+                    self._pause = max(self._pause, now - (self._last or now))
+                    self._last = now
                 self._check(taken)
                 key.data.send(b"".join(b"ACK\nid:%s\n\n\0" % ack for _, ack in taken))
         seconds = time.perf_counter() - start
@@ -151,7 +149,20 @@ class Drain:
                     raise Wrong("a message came that was not sent")
             wire.close()
         self._selector.close()
-        return Drained(seconds, first)
+        return Drained(seconds, self._first, self._pause)
+
+    def _subscribe(self, share: range, start: float) -> Wire:
+        prefetch = 1000 if len(self._expected) == 1 else 100
+        wire = self._connect(start)
+        wire.send(
+            b"".join(
+                b"SUBSCRIBE\nid:%d\ndestination:%s\nack:client-individual\nprefetch:%d\n\n\0"
+                % (queue, destination(queue), prefetch)
+                for queue in share
+            )
+        )
+        self._selector.register(wire.socket, selectors.EVENT_READ, wire)
+        return wire
 
     def _connect(self, start: float) -> Wire:
         while True:

@@ -42,8 +42,8 @@ class Backlog:
         self._restorer = Restorer(prefix, budget.account("headers"))
         self._memory = ledger.memory
         self._budget = budget
-        self.soft = budget.limit * 7 // 8
-        self._high = budget.limit * 15 // 16  # of all accounts together: before producers are held back, these give way
+        self.soft = budget.limit * 15 // 16
+        self._high = budget.limit * 31 // 32  # of all accounts together: before producers are held back, these give way
         self._load_bytes = min(LOAD_BYTES, budget.limit // 64)
         self._wanted: dict[Queue, None] = {}
         self._later: dict[Queue, None] = {}

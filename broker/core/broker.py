@@ -108,8 +108,9 @@ class Broker:
 
         Raises LimitReached before anything has changed, StorageFailed.
         """
-        names = {route.destination.name for route, _, _ in sends if route.destination.kind is Kind.QUEUE}
-        self._catalogue.make_room(names)
+        # In the order of the frames, so that the same frames do the same.
+        names = dict.fromkeys(route.destination.name for route, _, _ in sends if route.destination.kind is Kind.QUEUE)
+        self._catalogue.make_room(set(names))
         for name in names:  # all of them before the first is in use, so that none is forgotten for another
             self._catalogue.queue(name)
         before = 0

@@ -178,10 +178,16 @@ class Intake:
 
 def cut(bodies: Sequence[bytes]) -> Iterable[tuple[int, int]]:
     """Cut a run of messages into records: (start, end) of each."""
+    count = len(bodies)
+    if count * max(map(len, bodies)) <= RECORD_BYTES:
+        # The usual case, without a look at each.
+        return [(start, min(start + RECORD_MESSAGES, count)) for start in range(0, count, RECORD_MESSAGES)]
+    pieces = []
     start = size = 0
     for at, body in enumerate(bodies):
         if at - start == RECORD_MESSAGES or (size + len(body) > RECORD_BYTES and at > start):
-            yield start, at
+            pieces.append((start, at))
             start, size = at, 0
         size += len(body)
-    yield start, len(bodies)
+    pieces.append((start, count))
+    return pieces

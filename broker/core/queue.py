@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from heapq import heappop, heappush
+from operator import attrgetter
 from typing import Final, Protocol
 
 from broker.budget import Account
@@ -232,7 +233,8 @@ class Queue:
 
     def _placed(self, messages: list[Message]) -> list[Message]:
         """Keeps those in memory only, for which an entry can only hold their turn."""
-        self.kept.update((message.seq, message) for message in messages if not message.place)
+        if not all(map(_place, messages)):
+            self.kept.update((message.seq, message) for message in messages if not message.place)
         return messages
 
     # --- out ----------------------------------------------------------------------------------------------------------
@@ -360,6 +362,12 @@ class Queue:
             self.ready.extendleft(reversed(batch))
 
 
+_place = attrgetter("place")
+_size = attrgetter("size")
+
+
 def _freed(spilled: list[Message]) -> int:
     """Memory that goes back when these are on disk only. Those in memory only stay what they are."""
-    return sum([message.size + MESSAGE_COST for message in spilled if message.place])
+    placed = spilled if all(map(_place, spilled)) else [message for message in spilled if message.place]
+    size: int = sum(map(_size, placed))
+    return size + MESSAGE_COST * len(placed)
