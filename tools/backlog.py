@@ -157,9 +157,10 @@ class Scene:
 
 
 def pin(pid: int, core: int | None) -> None:
-    """All threads that it will start, too. 0: ourselves."""
+    """The threads that it has and will start. 0: ourselves."""
     if core is not None:
-        os.sched_setaffinity(pid, {core})
+        for thread in os.listdir(f"/proc/{pid or os.getpid()}/task"):
+            os.sched_setaffinity(int(thread), {core})
 
 
 # --------------------------------------------------------------------------------------------- from the disk
