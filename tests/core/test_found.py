@@ -8,7 +8,7 @@ from broker.core import Read, backlog
 from tests.core.world import World, drain, texts
 from tests.support.simdisk import PowerLoss
 
-SMALL = 512 * 1024  # memory.limit; half of it is for messages
+SMALL = 512 * 1024  # memory.limit
 HEADERS = ("a", "a", "b:c", "b:c", "")  # of the messages of a transaction
 
 
@@ -26,7 +26,7 @@ def transaction(world: World) -> None:
         headers = {"destination": "/queue/t", "transaction": "t", **({"kind": kind} if kind else {})}
         producer.send("SEND", headers, b"%d" % at)
     producer.send("COMMIT", {"transaction": "t"})
-    for _ in range(400):
+    for _ in range(600):
         producer.publish("/queue/full", b"x" * 1000)
     producer.disconnect()
     assert len(world.broker.queues["/queue/t"].ready) == 0
