@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import sys
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
-from itertools import repeat
-from operator import lt
+from itertools import accumulate, repeat
+from operator import le, lt
 from typing import Final
 
 from broker.budget import Account
@@ -299,15 +299,23 @@ class Positions:
                     yield seq, place, a & ~rest[2], b - rest[3]
             word += WORDS
 
+    def holds(self, entry: Entry) -> bool:
+        """Whether exactly this entry is here."""
+        at, word = self._seek(entry[0])
+        return at < len(self._blocks) and tuple(self._blocks[at][word : word + WORDS]) == entry
+
     def share(self, into: dict[int, list[int]]) -> None:
         """Adds what they hold of each segment to `into`: by its number, [messages, bytes]."""
         for block in self._each_block():
             places = block[1::WORDS]
-            number = min(places) >> 32
-            if number == max(places) >> 32:
+            number = places[0] >> 32
+            if number == places[-1] >> 32 and number == min(places) >> 32 == max(places) >> 32:
                 held = into.setdefault(number, [0, 0])
                 held[0] += self._count_of(block)
                 held[1] += self._size_of(block)
+                continue
+            if all(map(le, places, places[1:])):  # as they were sent: one look for each segment, not for each entry
+                self._share_in_order(block, places, into)
                 continue
             number = -1
             for place, count, size in zip(places, *self._weights(block), strict=True):
@@ -316,6 +324,17 @@ class Positions:
                     held = into.setdefault(number, [0, 0])
                 held[0] += count
                 held[1] += size
+
+    def _share_in_order(self, block: array[int], places: array[int], into: dict[int, list[int]]) -> None:
+        counts, sizes = (list(accumulate(each)) for each in self._weights(block))
+        at = count = size = 0
+        while at < len(places):
+            number = places[at] >> 32
+            at = bisect_left(places, (number + 1) << 32, at)
+            held = into.setdefault(number, [0, 0])
+            held[0] += counts[at - 1] - count
+            held[1] += sizes[at - 1] - size
+            count, size = counts[at - 1], sizes[at - 1]
 
     def _weights(self, block: array[int]) -> tuple[Iterable[int], Iterable[int]]:
         """Messages and bytes of each entry."""

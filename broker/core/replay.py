@@ -162,11 +162,16 @@ class Replay:
 
     def _run(self, value: Run, place: int) -> None:
         first, count = value.first_seq, len(value.sizes)
+        entry = (first, place, (1 << count) - 1, sum(value.sizes))
         for name in value.queues or (value.destination,):
             queue = self._queue(name)
-            if not (queue.fresh.all_before(first) and queue.counted.all_before(first)):
-                queue.discard(first, first + count - 1)
-            queue.fresh.add(first, place, (1 << count) - 1, sum(value.sizes))
+            if not queue.counted.all_before(first):
+                queue.counted.discard(first, first + count - 1)
+            if not queue.fresh.all_before(first):
+                if queue.fresh.holds(entry):
+                    continue  # the usual case where the record was written while its queue was dumped
+                queue.fresh.discard(first, first + count - 1)
+            queue.fresh.add(*entry)
 
     @staticmethod
     def _count(

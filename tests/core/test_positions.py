@@ -242,3 +242,30 @@ def test_each_part_of_a_dump_has_whole_entries_and_half_an_entry_is_refused() ->
 
 def test_counts_stop_at_what_fits_and_sizes_do_not_suffer() -> None:
     assert unpack_counts(pack_counts(1 << 20, 1 << 10, 64 << 20)) == (0xFFFF, 0xFF, 64 << 20)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_what_each_segment_holds_is_the_sum_of_the_entries_in_it(seed: int) -> None:
+    rng = Random(seed)
+    account = Budget(1 << 30).account("positions")
+    runs, singles = Runs(account), Singles(account)
+    expected: dict[int, list[int]] = {}
+    seq, number = 1, 1
+    for _ in range(rng.randrange(1, 3000)):
+        number += rng.random() < 0.05
+        if seed % 2 and rng.random() < 0.01:
+            number = rng.randrange(1, number + 1)  # copied forward, or back: not in the order of the segments
+        place, mask, size = number << 32 | rng.randrange(512, 1 << 20), rng.randrange(1, 16), rng.randrange(0, 5000)
+        counts = pack_counts(1, 0, size)
+        runs.add(seq, place, mask, size)
+        singles.add(seq, place, 0, counts)
+        held = expected.setdefault(number, [0, 0])
+        held[0] += mask.bit_count() + 1
+        held[1] += 2 * size
+        assert runs.holds((seq, place, mask, size)) and singles.holds((seq, place, 0, counts))
+        assert not runs.holds((seq, place, mask, size + 1)) and not runs.holds((seq + 1, place, mask, size))
+        seq += 8
+    found: dict[int, list[int]] = {}
+    runs.share(found)
+    singles.share(found)
+    assert found == expected
