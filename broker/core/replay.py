@@ -222,6 +222,8 @@ class Replay:
         for key, restored in self._queues.items():
             fresh, counted = restored.fresh, restored.counted
             if not (fresh or counted):
+                if restored.mark >= journal.next_seq:  # or what comes next would be flagged after a crash
+                    journal.append(RecordType.DELIVERED, delivered_payload(key, 0))
                 continue
             first = min(positions.first for positions in (fresh, counted) if positions)
             if not clean and (flagged := restored.flag()):

@@ -102,6 +102,18 @@ def test_a_count_survives_stops_in_every_order(stops: tuple[str, ...]) -> None:
     assert int(drain(world, "/queue/a")[0]["delivery-count"]) >= 4
 
 
+def test_after_a_start_the_mark_of_an_empty_queue_flags_nothing_new() -> None:
+    world = World()
+    producer = world.connect()
+    producer.publish("/queue/a", "x")
+    producer.publish("/queue/b", "it keeps the segment that has the mark" * 100)
+    world.connect().subscribe("/queue/a", ack="auto").take()
+    world.restart("clean")
+    world.connect().publish("/queue/a", "y")  # stands below the mark of the run before
+    world.restart("kill")
+    assert flags(world) == {"y": False}
+
+
 def test_dead_segments_go_and_the_mark_stays() -> None:
     world = World()
     producer = world.connect().publish("/queue/pin", "pins the first segment")
